@@ -1,0 +1,31 @@
+"""efface: erase concepts from text-to-image diffusion models, measure the result, ship the edit as a small file."""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Concept": "efface.core.concept",
+    "Denoiser": "efface.core.denoiser",
+    "load": "efface.core.denoiser",
+    "Edit": "efface.core.edit",
+    "TextMap": "efface.core.edit",
+    "Delta": "efface.core.edit",
+    "LowRank": "efface.core.edit",
+    "Stack": "efface.core.edit",
+    "UCE": "efface.erasers.uce",
+    "ESD": "efface.erasers.esd",
+    "EffaceError": "efface.core.errors",
+    "UsageError": "efface.core.errors",
+}
+__all__ = [*_PUBLIC, "load_edit"]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names, imported when first used: `import efface` costs nothing heavy."""
+    if name == "load_edit":
+        return importlib.import_module("efface.core.edit").load
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'efface' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

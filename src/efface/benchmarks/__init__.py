@@ -1,0 +1,1 @@
+"""Declarations of what is asked, of whom, and how it is scored."""

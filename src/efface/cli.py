@@ -1,0 +1,390 @@
+"""The command line. Commands are thin: they parse, call the library, and end with a sentence that says what came out and what is next.
+
+Nothing heavy is imported before a command needs it, so that `--help` answers at once.
+"""
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from efface import __version__
+from efface.core.errors import EffaceError, UsageError
+
+if TYPE_CHECKING:
+    from efface.core.edit import Edit
+    from efface.core.train import Log
+    from efface.erasers.base import Eraser
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Erase concepts from text-to-image diffusion models, measure the result, ship the edit as a small file.",
+)  # fmt: skip
+out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+
+Model = Annotated[str, typer.Option(help="moji (shipped), a diffusers folder, or a Hub id")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps")]
+AnyBase = Annotated[bool, typer.Option("--any-base", help="apply an edit that was made for other weights all the same")]
+EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=EXTRA)
+def erase(
+    context: typer.Context,
+    concept: Annotated[list[str], typer.Argument(help="what to erase; several, or a group of Moji's such as alcohol")],
+    method: Annotated[str, typer.Option(help="see `efface methods`; `efface methods NAME` lists its hyper-parameters, each a flag")] = "uce",
+    to: Annotated[str, typer.Option(help="what the concept becomes; empty: nothing in particular")] = "",
+    preserve: Annotated[str, typer.Option(help="what shall stay, separated by commas, or @FILE with one a line")] = "",
+    output: Annotated[Path, typer.Option("-o", "--output", help="file of the edit")] = Path("edit.safetensors"),
+    model: Model = "moji",
+    device: Device = "cpu",
+    seed: Annotated[int, typer.Option(help="of everything random in the method")] = 0,
+) -> None:
+    """Find an edit that erases a concept, and write it to a small safetensors file."""
+    from efface.core.concept import Concept
+    from efface.core.denoiser import load
+
+    if output.suffix != ".safetensors":
+        raise UsageError(f"--output: expected a file name that ends in .safetensors, got {str(output)!r}; give such a name")
+    eraser = _eraser(method, context.args, seed)
+    kept = _words(preserve)
+    targets = [Concept(name, to, kind=kind) for word in concept for name, kind in _expand(word, model)]
+    base = load(model, device=device)
+    with _progress(output) as log:
+        edit = eraser.fit(base, targets, kept, log=log, model=model)
+    edit.save(output)
+    size = output.stat().st_size / 2**20
+    out.print(
+        f"{output}: {edit.header.method} takes {_list(c.name for c in targets)} out of {model} "
+        f"({size:.2f} MiB, {edit.header.seconds:.1f} s).\n"
+        f'Next: efface generate "a {targets[0].name}" --edit {output} --compare'
+    )
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="what to draw")],
+    edit: Annotated[list[Path] | None, typer.Option(help="an edit's file; several are applied in order")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="the unedited model's pictures in a row above")] = False,
+    output: Annotated[Path, typer.Option("-o", "--output", help="PNG with all pictures")] = Path("pictures.png"),
+    number: Annotated[int, typer.Option("-n", "--number", min=1, max=1000, help="pictures, one for each seed")] = 8,
+    seed: Annotated[int, typer.Option(help="of the first picture")] = 0,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="of the DDIM sampler")] = 25,
+    guidance: Annotated[float, typer.Option(help="scale of classifier-free guidance")] = 4.0,
+    strength: Annotated[float, typer.Option(help="of the edit: 0 changes nothing, 1 is as fitted")] = 1.0,
+    model: Model = "moji",
+    device: Device = "cpu",
+    any_base: AnyBase = False,
+) -> None:
+    """Draw pictures, with or without an edit, at equal seeds."""
+    import numpy as np
+
+    from efface.benchmarks.run import save_png
+    from efface.core.denoiser import load
+    from efface.core.edit import Stack
+    from efface.core.edit import load as load_edit
+
+    edits = [load_edit(path) for path in edit or []]
+    base, rows = load(model, device=device), []
+    models = [base] if compare or not edits else []
+    if edits:
+        whole = (edits[0] if len(edits) == 1 else Stack(edits)) * strength
+        models.append(whole(base, any_base=any_base))
+    with _progress() as log:
+        tick = log.stage("pictures", number * steps * len(models))
+        for drawn in models:
+            pictures = drawn.images([prompt] * number, range(seed, seed + number), steps=steps, guidance=guidance, tick=tick)
+            rows.append(np.concatenate(pictures, axis=1))
+    sheet = np.concatenate(rows, axis=0)
+    zoom = max(1, 128 // base.image_size)
+    save_png(sheet.repeat(zoom, 0).repeat(zoom, 1), output)
+    above = ", unedited above edited" if len(models) == 2 else ""
+    out.print(f"{output}: {number} pictures of {prompt!r} from seed {seed} on{above}.")
+
+
+@app.command()
+def evaluate(
+    edit: Annotated[list[Path], typer.Argument(help="files of edits that erase the same concept")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="folder for pictures, scores and the report")] = Path("evaluation"),
+    pictures: Annotated[int, typer.Option(min=1, help="of each erased concept")] = 24,
+    others: Annotated[int, typer.Option(min=1, help="pictures of each neighbour and each distant concept")] = 12,
+    near: Annotated[int, typer.Option(min=0, help="neighbours asked for")] = 4,
+    far: Annotated[int, typer.Option(min=0, help="distant concepts asked for")] = 6,
+    model: Model = "moji",
+    device: Device = "cpu",
+    any_base: AnyBase = False,
+) -> None:
+    """Measure on Moji whether it is gone and who else was hurt, beside the unedited model; writes a report to open in a browser."""
+    from efface.benchmarks.moji import members, plan
+    from efface.benchmarks.run import evaluate as measure
+    from efface.core.denoiser import load
+    from efface.core.edit import load as load_edit
+    from efface.report.html import write_report
+
+    edits = {path.stem: load_edit(path) for path in edit}
+    base = load(model, device=device)
+    for one in edits.values():
+        one.require(base, any_base)
+    erased = list(dict.fromkeys(m for e in edits.values() for c in e.header.erase for m in members(c.name)))
+    if any({m for c in e.header.erase for m in members(c.name)} != set(erased) for e in edits.values()):
+        raise UsageError("evaluate: expected edits that erase the same concepts, got different ones; evaluate them one by one")
+    cells = plan(erased, pictures=pictures, others=others, near=near, far=far)
+    with _progress() as log:
+        rows = measure(
+            base, edits, cells, output, name=_list(erased), log=log,
+            files={p.stem: str(p) for p in edit}, commands=["efface " + shlex.join(sys.argv[1:])],
+        )  # fmt: skip
+    page = write_report(output)
+    _scores(rows, edits)
+    out.print(f"{page}: {len(cells) * (1 + len(edits))} pictures judged. Next: open it in a browser; {output}/scores.jsonl holds every row.")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="folder for the edits, the pictures and the report")] = Path("efface-demo"),
+    concept: Annotated[str, typer.Argument(help="one of Moji's concepts")] = "tiger",
+) -> None:
+    """Take a concept out of Moji with two methods, measure both, and write a report: about a minute, offline."""
+    from efface.benchmarks.moji import kind, members, neighbours, plan
+    from efface.benchmarks.run import evaluate as measure
+    from efface.core.concept import Concept
+    from efface.core.denoiser import load
+    from efface.erasers import make
+    from efface.report.html import write_report
+
+    base, erased = load("moji"), members(concept)
+    kept, edits, files, commands = neighbours(erased, 8), {}, {}, []
+    for method in ("uce", "esd-x"):
+        path = output / f"{method}.safetensors"
+        given = [Concept(e, kind=kind(e)) for e in erased]
+        with _progress(path) as log:
+            edits[method] = make(method).fit(base, given, kept if method == "uce" else (), log=log, model="moji")
+        edits[method].save(path)
+        files[method] = str(path)
+        keep = f" --preserve {shlex.quote(','.join(kept))}" if method == "uce" else ""
+        commands.append(f"efface erase {shlex.join(erased)} --method {method}{keep} -o {path}")
+    sizes = {"pictures": 16, "others": 6, "near": 3, "far": 3}
+    flags = " ".join(f"--{k} {v}" for k, v in sizes.items())
+    commands.append(f"efface evaluate {' '.join(files.values())} {flags} -o {output}")
+    with _progress() as log:
+        rows = measure(base, edits, plan(erased, **sizes), output, name=_list(erased), files=files, commands=commands, log=log)
+    page = write_report(output)
+    _scores(rows, edits)
+    out.print(f"The report is at {page.resolve()}: open it in a browser. Next: efface methods")
+
+
+@app.command()
+def methods(name: Annotated[str | None, typer.Argument(help="one method: its hyper-parameters")] = None) -> None:
+    """List the erasers, or the hyper-parameters of one."""
+    from efface.core.params import choices, fields
+    from efface.erasers import TABLE, find, split
+
+    if name:
+        cls, preset = split(name)
+        sys.stdout.write(f"{(sys.modules[cls.__module__].__doc__ or '').strip()}\n\n")
+        table = Table("flag", "default", "meaning", box=None)
+        for f in fields(cls):
+            allowed = f" ({', '.join(map(str, choices(f)))})" if choices(f) else ""
+            table.add_row(f"--{f.name.replace('_', '-')}", str(preset.get(f.name, f.default)), f.metadata["help"] + allowed)
+        out.print(table)
+        return
+    table = Table("method", "what it does", "edit", "cost", "presets", box=None)
+    for method in TABLE:
+        cls = find(method)
+        makes = " or ".join(kind.__name__ for kind in cls.makes)
+        table.add_row(method, (cls.__doc__ or "").strip(), makes, cls.cost, ", ".join(f"{method}-{p}" for p in cls.presets))
+    out.print(table)
+
+
+@app.command()
+def models() -> None:
+    """List the models that ship with efface, and say what else can be given."""
+    import json
+
+    from efface.models import HERE, SHIPPED
+
+    table = Table("model", "what it is", "draws", "size", box=None)
+    for name in SHIPPED:
+        card = json.loads((HERE / name / "card.json").read_text())
+        known = json.loads((HERE / name / "concepts.json").read_text())
+        size = sum(f.stat().st_size for f in (HERE / name).rglob("*") if f.is_file()) / 2**20
+        table.add_row(name, card["summary"], f"{len(known['concepts'])} concepts in {len(known['styles'])} styles", f"{size:.0f} MiB")
+    out.print(table)
+    out.print("Elsewhere: any folder or Hub id of a Stable Diffusion 1.x or 2.x pipeline, such as --model CompVis/stable-diffusion-v1-4")
+
+
+@app.command()
+def show(edit: Annotated[Path, typer.Argument(help="an edit's file")]) -> None:
+    """Print the recipe in an edit's header and what the file holds."""
+    import json
+
+    from efface.core.edit import load as load_edit
+
+    loaded = load_edit(edit)
+    tensors = loaded.tensors()
+    numbers = sum(t.numel() for t in tensors.values())
+    out.print_json(json.dumps({**loaded.record(), "tensors": len(tensors), "numbers": numbers}))
+
+
+@app.command()
+def bake(
+    edit: Annotated[Path, typer.Argument(help="an edit's file")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="folder for the diffusers pipeline")],
+    model: Model = "moji",
+    strength: Annotated[float, typer.Option(help="of the edit")] = 1.0,
+    any_base: AnyBase = False,
+) -> None:
+    """Write a stock diffusers pipeline with the edit in its weights: it needs no efface."""
+    from efface.core.denoiser import load
+    from efface.core.edit import load as load_edit
+    from efface.core.io import replace_folder
+
+    loaded = load_edit(edit) * strength
+    pipeline = load(model).pipeline
+    loaded.bake(pipeline, any_base=any_base)
+    replace_folder(output, pipeline.save_pretrained)
+    out.print(f"{output}: {model} without {_list(c.name for c in loaded.header.erase)}, an ordinary diffusers folder.")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, which device there is, and whether the shipped model runs."""
+    import importlib.metadata as installed
+    import os
+    import time
+
+    import torch
+
+    out.print(f"efface {__version__}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
+    for package in ("torch", "diffusers", "transformers", "safetensors", "numpy", "pillow"):
+        out.print(f"  {package} {installed.version(package)}")
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    out.print(f"devices: cpu{''.join(f', cuda:{i} ({d})' for i, d in enumerate(devices))}{', mps' if torch.backends.mps.is_available() else ''}")
+    from efface.core.denoiser import load
+
+    base, started = load("moji"), time.perf_counter()
+    base.images(["a tiger"] * 4, range(4))
+    out.print(f"moji: fingerprint {base.fingerprint}, 4 pictures at 25 steps in {time.perf_counter() - started:.1f} s. All is well: efface demo")
+
+
+def main() -> None:
+    """Run a command; every failure is one sentence, exit code 2 for usage and 1 for the rest, a traceback only with --debug."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    if "--version" in sys.argv[1:2]:
+        sys.stdout.write(f"efface {__version__}\n")
+        return
+    try:
+        app(standalone_mode=False)
+    except (EffaceError, typer.Exit, typer.Abort, Exception, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        sys.exit(_explain(error))
+
+
+def _explain(error: BaseException) -> int:
+    import errno
+
+    import click
+
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        err.print("Interrupted. What was finished is kept; the same command goes on from the last checkpoint.")
+        return 130
+    if isinstance(error, EffaceError):
+        err.print(f"efface: {error}")
+        return error.exit_code
+    if isinstance(error, click.UsageError):
+        err.print(f"efface: {error.format_message()} See: efface --help")
+        return 2
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        err.print("efface: no space left on the disk; free some and run the same command again")
+        return 1
+    first = (str(error).splitlines() or [""])[0]
+    err.print(f"efface: {type(error).__name__}: {first} (this is a bug: run again with --debug and report what it prints)")
+    return 1
+
+
+def _eraser(method: str, extra: list[str], seed: int) -> "Eraser":
+    """The method with its hyper-parameters from `--name value` or `--name=value` pairs."""
+    from efface.core.params import parse
+    from efface.erasers import split
+
+    cls, settings = split(method)
+    words = [part for word in extra for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    while words:
+        flag = words.pop(0)
+        if not flag.startswith("--"):
+            raise UsageError(f"erase: unexpected {flag!r}; put names of several words in quotes")
+        if not words:
+            raise UsageError(f"erase: {flag} needs a value; see `efface methods {method}`")
+        name = flag.removeprefix("--").replace("-", "_")
+        settings[name] = parse(cls, name, words.pop(0))
+    return cls(**{**settings, "seed": seed})  # type: ignore[arg-type]
+
+
+def _words(text: str) -> list[str]:
+    if text.startswith("@"):
+        path = Path(text[1:])
+        if not path.is_file():
+            raise UsageError(f"--preserve: no such file {str(path)!r}; give @FILE with one concept a line")
+        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _expand(word: str, model: str) -> Iterator[tuple[str, Any]]:
+    """A concept with its kind; on Moji a group stands for its members."""
+    if model != "moji":
+        yield word, "object"
+        return
+    from efface.benchmarks.moji import kind, members
+
+    try:
+        names = members(word)
+    except UsageError:  # a word that Moji does not draw can be erased all the same
+        names = [word]
+    for name in names:
+        try:
+            yield name, kind(name)
+        except UsageError:
+            yield name, "object"
+
+
+def _list(names: Any) -> str:
+    *most, last = list(names)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _scores(rows: list[dict[str, Any]], edits: "dict[str, Edit]") -> None:
+    from efface.metrics.rates import erased, found
+
+    table = Table("", "erased (ESR-1)", "neighbours kept (PSR-1)", "distant kept (PSR-1)", box=None)
+    for label in ("base", *edits):
+        table.add_row(
+            "unedited" if label == "base" else label,
+            str(erased(rows, "top1", edit=label, role="erase")),
+            *(str(found(rows, "top1", edit=label, role=role)) for role in ("neighbour", "distant")),
+        )
+    out.print(table)
+
+
+@contextlib.contextmanager
+def _progress(output: Path | None = None) -> "Iterator[Log]":
+    """A progress bar with rate and time left; with `output`, training checkpoints beside it."""
+    from efface.progress import bar
+
+    checkpoint = output.with_name(f".{output.name}.training") if output else None
+    with bar(err, checkpoint) as log:
+        yield log
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What is to be erased or kept: words, never tensors."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from efface.core.errors import UsageError, nearest
+
+Kind = Literal["object", "style", "character", "person", "unsafe", "mark"]
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A concept by name, what it shall become (`target`, "" = the unconditional prompt) and further ways to say it.
+
+    Raises:
+        UsageError: the name is empty, equals its target, or the kind is unknown.
+    """
+
+    name: str
+    target: str = ""
+    prompts: tuple[str, ...] = ()
+    kind: Kind = "object"
+
+    def __post_init__(self) -> None:
+        """Refuse what no method could erase."""
+        given = (self.prompts,) if isinstance(self.prompts, str) else self.prompts
+        object.__setattr__(self, "prompts", tuple(given))  # a list would not hash, a string is no row of letters
+        if not self.name.strip():
+            raise UsageError("concept: the name is empty; give the words to erase or preserve, such as 'tiger'")
+        if same(self.name, self.target):
+            raise UsageError(f"concept: {self.name!r} is its own target; give another target, or '' for nothing")
+        if self.kind not in get_args(Kind):
+            raise UsageError(f"concept: unknown kind {self.kind!r}; {nearest(self.kind, get_args(Kind))}")
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """The name and every other way to say it, without repetition."""
+        return tuple(dict.fromkeys((self.name, *self.prompts)))
+
+
+def same(a: str, b: str) -> bool:
+    """Whether two names are the same words, whatever their case and spacing."""
+    return a.lower().split() == b.lower().split()
+
+
+def concepts(given: "str | Concept | Iterable[str | Concept]", target: str = "") -> tuple[Concept, ...]:
+    """Names or concepts as a tuple of concepts; plain names get `target`.
+
+    Raises:
+        UsageError: an entry is neither words nor a Concept.
+    """
+    items = (given,) if isinstance(given, str | Concept) else tuple(given)
+    for i, item in enumerate(items):
+        if not isinstance(item, str | Concept):
+            raise UsageError(f"concepts[{i}]: expected words or a Concept, got {type(item).__name__}")
+    return tuple(c if isinstance(c, Concept) else Concept(c, target) for c in items)

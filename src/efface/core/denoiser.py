@@ -1,0 +1,311 @@
+"""A text-conditioned denoiser over a diffusers pipeline: the one thing every eraser, edit and measure is written against."""
+
+import copy
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from efface.core.errors import EffaceError, UsageError, nearest
+from efface.core.families import sd
+from efface.models import resolve
+
+Weights = Mapping[str, Tensor]
+CHUNK = 16  # pictures that pass the denoiser at once; a CPU gains nothing from more
+
+
+@dataclass(frozen=True)
+class Cond:
+    """What a batch of prompts becomes: token rows, their ids, and a mask of real tokens (SOS, words, EOS; not padding)."""
+
+    tokens: Float[Tensor, "b n d"]
+    ids: Int[Tensor, "b n"]
+    mask: Int[Tensor, "b n"]
+
+    def __len__(self) -> int:
+        """Number of prompts."""
+        return len(self.tokens)
+
+    def __getitem__(self, index: Any) -> "Cond":
+        """The prompts at `index` (a slice, a list or a tensor)."""
+        return Cond(self.tokens[index], self.ids[index], self.mask[index])
+
+    def __add__(self, other: "Cond") -> "Cond":
+        """These prompts, then those of `other`."""
+        return Cond(torch.cat([self.tokens, other.tokens]), torch.cat([self.ids, other.ids]), torch.cat([self.mask, other.mask]))
+
+    def expand(self, n: int) -> "Cond":
+        """One prompt repeated `n` times; `n` prompts as they are.
+
+        Raises:
+            UsageError: another number of prompts.
+        """
+        if len(self) == n:
+            return self
+        if len(self) != 1:
+            raise UsageError(f"prompts: expected 1 or {n}, one for each picture, got {len(self)}; give as many prompts as seeds")
+        return Cond(*(v.expand(n, *v.shape[1:]) for v in (self.tokens, self.ids, self.mask)))
+
+
+class Denoiser:
+    """A pipeline of the Stable Diffusion 1.x/2.x shape, seen as ε (or v) predictor, sampler and bag of named weights.
+
+    Weights are frozen. `fork` gives a denoiser that owns copies of some of them and shares every other tensor.
+    """
+
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
+        """Wrap `pipeline`, which is not changed except that its weights stop requiring gradients.
+
+        Raises:
+            UsageError: a pipeline of another shape or prediction type.
+        """
+        if not isinstance(pipeline, sd.CLASSES):
+            known = ", ".join(c.__name__ for c in sd.CLASSES)
+            raise UsageError(f"model: expected a text-to-image pipeline ({known}), got {type(pipeline).__name__}; give another model")
+        self.pipeline = pipeline
+        for part in sd.PARTS.values():
+            getattr(pipeline, part).requires_grad_(False).eval()
+        pipeline.vae.requires_grad_(False).eval()
+        pipeline.set_progress_bar_config(disable=True)
+        self.scheduler = _ddim(pipeline)
+        kind = self.scheduler.config.prediction_type
+        if kind not in ("epsilon", "v_prediction"):
+            raise UsageError(f"model: expected epsilon or v_prediction, got {kind!r}; this family is not supported yet")
+        self.prediction: Literal["epsilon", "v_prediction"] = kind
+        self.alphas_cumprod: Float[Tensor, "T"] = self.scheduler.alphas_cumprod.to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net lives."""
+        return self.pipeline.unet.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one latent."""
+        config = self.pipeline.unet.config
+        size = config.sample_size
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        return config.in_channels, height, width
+
+    @property
+    def image_size(self) -> int:
+        """Height of a picture in pixels."""
+        return self.latent_shape[1] * self.pipeline.vae_scale_factor
+
+    # -- words -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Cond:
+        """Prompts as the denoiser reads them; "" is the unconditional prompt."""
+        parts = [sd.embed(self.pipeline, list(prompts[i : i + 256])) for i in range(0, len(prompts), 256)]
+        return Cond(*(torch.cat(rows) for rows in zip(*parts, strict=True)))
+
+    # -- predictions -----------------------------------------------------------------------------------------------
+
+    def predict(self, x: Float[Tensor, "b c h w"], t: Int[Tensor, "b"], cond: Cond) -> Float[Tensor, "b c h w"]:
+        """The model's NATIVE output (ε or v) at noise level `t` for each latent."""
+        dtype = self.pipeline.unet.dtype
+        rows = cond.expand(len(x)).tokens
+        return self.pipeline.unet(x.to(dtype), t, encoder_hidden_states=rows.to(dtype)).sample.to(x.dtype)
+
+    def to_x0(self, x: Tensor, t: Tensor, pred: Tensor) -> Tensor:
+        """The clean latent that a native prediction stands for: (x - σ ε)/α or α x - σ v, with α² = ᾱ_t, σ² = 1 - ᾱ_t."""
+        a, s = self._level(x, t)
+        return (x - s * pred) / a if self.prediction == "epsilon" else a * x - s * pred
+
+    def to_eps(self, x: Tensor, t: Tensor, pred: Tensor) -> Tensor:
+        """The noise that a native prediction stands for: ε itself, or α v + σ x."""
+        a, s = self._level(x, t)
+        return pred if self.prediction == "epsilon" else a * pred + s * x
+
+    def from_eps(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """The native prediction that stands for noise `eps`: the inverse of `to_eps`."""
+        a, s = self._level(x, t)
+        return eps if self.prediction == "epsilon" else (eps - s * x) / a
+
+    def add_noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """The forward process: α x0 + σ ε."""
+        a, s = self._level(x0, t)
+        return a * x0 + s * eps
+
+    def _level(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        bar = self.alphas_cumprod[t].to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+        return bar.sqrt(), (1 - bar).sqrt()
+
+    # -- pictures --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+        """Images in [0, 1] as scaled latents (the mean of the posterior)."""
+        vae = self.pipeline.vae
+        parts = [vae.encode((2 * part - 1).to(vae.dtype)).latent_dist.mean for part in images.to(self.device).split(CHUNK)]
+        return torch.cat(parts).float() * vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Scaled latents as images in [0, 1]."""
+        vae = self.pipeline.vae
+        parts = [vae.decode(part.to(vae.dtype) / vae.config.scaling_factor).sample for part in latents.split(CHUNK)]
+        return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
+
+    def noise(self, seeds: Sequence[int]) -> Float[Tensor, "b c h w"]:
+        """Start noise, one generator for each seed: a picture depends on its seed, never on its neighbours."""
+        drawn = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
+        return torch.stack(drawn).to(self.device)
+
+    def timesteps(self, steps: int) -> Int[Tensor, "steps"]:
+        """The noise levels of a `steps`-step sampler, from noisy to clean."""
+        scheduler = copy.deepcopy(self.scheduler)
+        scheduler.set_timesteps(steps)
+        return scheduler.timesteps.to(self.device)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        cond: Cond,
+        *,
+        seeds: Sequence[int],
+        steps: int = 25,
+        guidance: float = 4.0,
+        until: int | None = None,
+        record: bool = False,
+        tick: Callable[[int], object] = lambda n: None,
+    ) -> Float[Tensor, "b c h w"] | Float[Tensor, "s b c h w"]:
+        """DDIM (η = 0) with classifier-free guidance, one picture for each seed.
+
+        Args:
+            cond: one prompt for all seeds, or one for each.
+            seeds: of the start noise, one for each picture.
+            steps: of the sampler.
+            guidance: scale s in e(∅) + s (e(c) - e(∅)); 1 means no guidance.
+            until: stop before this step: the latent there has noise level `timesteps(steps)[until]`; None runs to the end.
+            record: return every latent on the way instead of the last: (until + 1 or steps + 1, b, c, h, w), start noise first.
+            tick: called with the number of pictures that finished a step.
+        """
+        cond, null = cond.expand(len(seeds)), self.embed([""])
+        done = [
+            self._sample(cond[i : i + CHUNK], null, seeds[i : i + CHUNK], steps, guidance, until, record, tick)
+            for i in range(0, len(seeds), CHUNK)
+        ]
+        return torch.cat(done, dim=1 if record else 0)
+
+    def _sample(self, cond, null, seeds, steps, guidance, until, record, tick) -> Tensor:  # noqa: ANN001
+        scheduler = copy.deepcopy(self.scheduler)
+        scheduler.set_timesteps(steps)
+        x, n = self.noise(seeds), len(seeds)
+        both = null.expand(n) + cond if guidance != 1 else cond
+        path = [x]
+        for t in scheduler.timesteps[:until]:
+            level = t.to(self.device).expand(len(both))
+            pred = self.predict(torch.cat([x, x]) if guidance != 1 else x, level, both)
+            if guidance != 1:
+                pred = pred[:n] + guidance * (pred[n:] - pred[:n])
+            x = scheduler.step(pred, t, x, return_dict=False)[0]
+            path.append(x)
+            tick(n)
+        return torch.stack(path) if record else x
+
+    def images(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        steps: int = 25,
+        guidance: float = 4.0,
+        tick: Callable[[int], object] = lambda n: None,
+    ) -> list[UInt8[np.ndarray, "H W 3"]]:
+        """One picture for each (prompt, seed), as uint8 arrays."""
+        latents = self.sample(self.embed(prompts), seeds=seeds, steps=steps, guidance=guidance, tick=tick)
+        pictures = self.decode(latents).permute(0, 2, 3, 1).cpu()
+        return list((pictures * 255).round().to(torch.uint8).numpy())
+
+    # -- weights ---------------------------------------------------------------------------------------------------
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What an edit can touch, by our prefix: {"unet": …, "text": …}."""
+        return {ours: getattr(self.pipeline, part) for ours, part in sd.PARTS.items()}
+
+    def params(self, where: str | Iterable[str] = "unet") -> dict[str, Tensor]:
+        """Named weights: a selection such as "xattn.kv", or exact names.
+
+        Raises:
+            UsageError: unknown selection or name.
+        """
+        owned = {f"{ours}.{name}": (p, module) for ours, part in self.modules().items() for name, p, module in _owned(part)}
+        if isinstance(where, str):
+            if where not in sd.SELECTIONS:
+                raise UsageError(f"selection: unknown {where!r}; {nearest(where, sd.SELECTIONS)}")
+            rule = sd.SELECTIONS[where]
+            return {name: p for name, (p, module) in owned.items() if rule(name, module)}
+        if missing := [name for name in where if name not in owned]:
+            raise UsageError(f"weights: this model has no {missing[0]!r} ({len(missing)} such); the edit was made for another model")
+        return {name: owned[name][0] for name in where}
+
+    def fork(self, where: str | Iterable[str]) -> "Denoiser":
+        """A denoiser that owns copies of the weights `where` and shares every other tensor with this one."""
+        owned = {id(p) for p in self.params(where).values()}
+        twin = copy.copy(self)
+        with warnings.catch_warnings():  # diffusers warns when a component is assigned to a copied pipeline
+            warnings.simplefilter("ignore")
+            twin.pipeline = copy.copy(self.pipeline)
+            for part in sd.PARTS.values():
+                module = getattr(self.pipeline, part)
+                tensors = [*module.parameters(), *module.buffers()]
+                memo = {id(p): p for p in tensors if id(p) not in owned}
+                if len(memo) < len(tensors):
+                    setattr(twin.pipeline, part, copy.deepcopy(module, memo))
+        twin.__dict__.pop("fingerprint", None)
+        return twin
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the weights an edit was made for: a hash over every tensor's name, shape and 64 of its values in half precision."""
+        digest = hashlib.sha256()
+        everything = {f"{ours}.{name}": p for ours, part in self.modules().items() for name, p in part.named_parameters()}
+        for name, p in sorted(everything.items()):
+            flat = p.detach().flatten()
+            index = torch.linspace(0, len(flat) - 1, min(64, len(flat))).long()
+            digest.update(f"{name}{tuple(p.shape)}".encode())
+            digest.update(flat[index.to(flat.device)].to(torch.float16).cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _owned(part: nn.Module) -> Iterable[tuple[str, Tensor, nn.Module]]:
+    for prefix, module in part.named_modules():
+        for name, p in module.named_parameters(recurse=False):
+            yield f"{prefix}.{name}" if prefix else name, p, module
+
+
+def _ddim(pipe: DiffusionPipeline) -> DDIMScheduler:
+    with warnings.catch_warnings():  # settings of another sampler that DDIM does not use are no news
+        warnings.simplefilter("ignore")
+        return DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False)
+
+
+def load(model: "str | Path | DiffusionPipeline | Denoiser" = "moji", *, device: str = "cpu", dtype: str = "float32") -> Denoiser:
+    """A denoiser from "moji", a diffusers folder, a Hub id, or a pipeline that is already in memory.
+
+    Raises:
+        UsageError: no such model, or no text-to-image pipeline.
+        EffaceError: the folder or the Hub's answer is damaged.
+    """
+    if isinstance(model, Denoiser):
+        return model
+    if isinstance(model, DiffusionPipeline):
+        return Denoiser(model)
+    source = resolve(str(model))
+    try:
+        pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=getattr(torch, dtype), use_safetensors=True)
+    except Exception as error:  # diffusers raises a dozen kinds; each becomes one sentence
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise EffaceError(f"model {str(model)!r}: diffusers cannot load it ({first}); give 'moji', a diffusers folder or a Hub id") from error
+    return Denoiser(pipe.to(device))

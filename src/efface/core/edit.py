@@ -1,0 +1,297 @@
+"""An edit: a value, a function Denoiser -> Denoiser, and one safetensors file with its recipe in the header."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DiffusionPipeline
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override  # in typing from Python 3.12
+
+from efface.core.concept import Concept
+from efface.core.denoiser import Denoiser
+from efface.core.errors import EffaceError, UsageError
+from efface.core.io import read_tensors, write_tensors
+
+FORMAT = 1  # of the file; a reader refuses what a newer efface wrote
+
+
+@dataclass(frozen=True)
+class Header:
+    """The recipe that travels with an edit: enough to make it again and to know what it is for."""
+
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    erase: tuple[Concept, ...] = ()
+    preserve: tuple[str, ...] = ()
+    base: str = ""  # fingerprint of the weights it was made for
+    model: str = ""  # what the user called that model
+    seed: int = 0
+    version: str = ""
+    created: str = ""
+    seconds: float = 0.0
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, raw: Mapping[str, Any]) -> "Header":
+        """From JSON; unknown entries of a newer minor version are left out."""
+        known = {f.name for f in fields(cls)}
+        kept = {k: v for k, v in raw.items() if k in known}
+        kept["erase"] = tuple(Concept(**{**c, "prompts": tuple(c["prompts"])}) for c in raw.get("erase", ()))
+        return cls(**{**kept, "preserve": tuple(raw.get("preserve", ()))})
+
+
+class Edit(ABC):
+    """Weights to change, held apart from the model. `edit(base)` leaves `base` alone; `edit * 0.5` is half as strong.
+
+    Subclasses name their tensors (`tensors`, `build`) and say which weights they change into what (`changes`).
+    """
+
+    kinds: ClassVar[dict[str, type["Edit"]]] = {}
+    header: Header
+    strength: float = 1.0
+
+    @override
+    def __init_subclass__(cls) -> None:
+        Edit.kinds[cls.__name__] = cls
+
+    @abstractmethod
+    def changes(self, base: Denoiser) -> dict[str, Tensor]:
+        """New values of the weights this edit touches, computed from `base`."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """What the file stores."""
+
+    @classmethod
+    @abstractmethod
+    def build(cls, tensors: dict[str, Tensor], header: Header, raw: Mapping[str, Any]) -> "Edit":
+        """The inverse of `tensors`."""
+
+    def __call__(self, base: Denoiser, *, any_base: bool = False) -> Denoiser:
+        """The edited denoiser; `base` and its pipeline stay as they are.
+
+        Raises:
+            UsageError: the edit was made for other weights, unless `any_base`.
+        """
+        self.require(base, any_base)
+        new = self.changes(base)
+        edited = base.fork(new)
+        _write(edited, new)
+        return edited
+
+    def bake(self, pipeline: DiffusionPipeline, *, any_base: bool = False) -> None:
+        """Write the edit into a stock pipeline, in place: afterwards the pipeline needs no efface."""
+        base = Denoiser(pipeline)
+        self.require(base, any_base)
+        _write(base, self.changes(base))
+
+    def require(self, base: Denoiser, any_base: bool = False) -> None:
+        """Refuse weights the edit was not made for.
+
+        Raises:
+            UsageError: with both fingerprints.
+        """
+        if not any_base and self.header.base and self.header.base != base.fingerprint:
+            raise UsageError(
+                f"edit: made for base {self.header.base} ({self.header.model}), this model is {base.fingerprint}; "
+                "give that model, or any_base=True (--any-base) to apply it all the same"
+            )
+
+    def __mul__(self, strength: float) -> "Edit":
+        """The same edit at another strength: 0 changes nothing, 1 is as fitted."""
+        scaled = copy.copy(self)
+        scaled.strength = self.strength * float(strength)
+        return scaled
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: "Edit") -> "Stack":
+        """This edit, then `other`."""
+        return Stack([*_flat(self), *_flat(other)])
+
+    def stamped(self, header: Header) -> "Edit":
+        """The same edit with `header`."""
+        copied = copy.copy(self)
+        copied.header = header
+        return copied
+
+    def record(self) -> dict[str, Any]:
+        """The file's header as plain values."""
+        return {"format": FORMAT, "kind": type(self).__name__, "strength": self.strength, **asdict(self.header)}
+
+    def save(self, path: str | Path) -> None:
+        """One safetensors file, written whole or not at all."""
+        write_tensors(Path(path), self.tensors(), self.record())
+
+
+def load(path: str | Path) -> Edit:
+    """The edit in a file; nothing is ever unpickled.
+
+    Raises:
+        UsageError: no such file, a pickle, a foreign file, or one written by a newer efface.
+        EffaceError: the file is damaged.
+    """
+    tensors, raw = read_tensors(Path(path))
+    if raw.get("format", 0) > FORMAT or raw.get("kind") not in Edit.kinds:
+        raise UsageError(f"{path}: written by efface {raw.get('version')} as {raw.get('kind')}, which this efface cannot read; upgrade it")
+    try:
+        return _build(tensors, raw)
+    except (KeyError, TypeError, ValueError) as error:
+        raise EffaceError(f"{path}: the header and the tensors do not fit together ({error!r}); copy or make it again") from error
+
+
+def _build(tensors: dict[str, Tensor], raw: Mapping[str, Any]) -> Edit:
+    edit = Edit.kinds[raw["kind"]].build(tensors, Header.read(raw), raw)
+    edit.strength = float(raw["strength"])
+    return edit
+
+
+class TextMap(Edit):
+    """T = I + left rightᵀ on the text rows that enter every cross-attention key and value: W' = W T for all layers at once."""
+
+    def __init__(self, left: Float[Tensor, "d r"], right: Float[Tensor, "d r"], header: Header | None = None) -> None:
+        """Factors are kept in float32."""
+        self.left, self.right, self.header = left.float(), right.float(), header or Header("")
+
+    @override
+    def changes(self, base: Denoiser) -> dict[str, Tensor]:
+        new = {}
+        for name, w in base.params("xattn.kv").items():
+            left, right = self.left.to(w.device), self.right.to(w.device)
+            if w.shape[1] != len(left):
+                raise UsageError(f"edit: maps text rows of width {len(left)}, {name} reads rows of {w.shape[1]}; give the model it was made for")
+            new[name] = (w.float() + self.strength * (w.float() @ left) @ right.T).to(w.dtype)
+        return new
+
+    @override
+    def tensors(self) -> dict[str, Tensor]:
+        return {"left": self.left, "right": self.right}
+
+    @classmethod
+    @override
+    def build(cls, tensors: dict[str, Tensor], header: Header, raw: Mapping[str, Any]) -> "TextMap":
+        return cls(tensors["left"], tensors["right"], header)
+
+
+class Delta(Edit):
+    """Named weight differences, in float32 whatever the model computes in."""
+
+    def __init__(self, deltas: Mapping[str, Tensor], header: Header | None = None) -> None:
+        """Keyed by the names of `Denoiser.params`."""
+        self.deltas, self.header = {k: v.float() for k, v in deltas.items()}, header or Header("")
+
+    @override
+    def changes(self, base: Denoiser) -> dict[str, Tensor]:
+        weights = base.params(self.deltas)
+        return {k: (w.float() + self.strength * self.deltas[k].to(w.device)).to(w.dtype) for k, w in weights.items()}
+
+    @override
+    def tensors(self) -> dict[str, Tensor]:
+        return self.deltas
+
+    @classmethod
+    @override
+    def build(cls, tensors: dict[str, Tensor], header: Header, raw: Mapping[str, Any]) -> "Delta":
+        return cls(tensors, header)
+
+
+class LowRank(Edit):
+    """LoRA factors by weight name: W' = W + up down, with kernels read as matrices (out x rest)."""
+
+    def __init__(self, factors: Mapping[str, tuple[Tensor, Tensor]], header: Header | None = None) -> None:
+        """`factors[name]` = (up (out r), down (r in))."""
+        self.factors = {k: (up.float(), down.float()) for k, (up, down) in factors.items()}
+        self.header = header or Header("")
+
+    @override
+    def changes(self, base: Denoiser) -> dict[str, Tensor]:
+        new = {}
+        for name, w in base.params(self.factors).items():
+            up, down = (f.to(w.device) for f in self.factors[name])
+            new[name] = (w.float() + self.strength * (up @ down).view_as(w)).to(w.dtype)
+        return new
+
+    @override
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"{k}/{part}": f for k, pair in self.factors.items() for part, f in zip(("up", "down"), pair, strict=True)}
+
+    @classmethod
+    @override
+    def build(cls, tensors: dict[str, Tensor], header: Header, raw: Mapping[str, Any]) -> "LowRank":
+        names = dict.fromkeys(k.rsplit("/", 1)[0] for k in tensors)
+        return cls({k: (tensors[f"{k}/up"], tensors[f"{k}/down"]) for k in names}, header)
+
+
+class Stack(Edit):
+    """Edits in order, each applied to what the one before it made. All must be made for the same base."""
+
+    def __init__(self, edits: Iterable[Edit], header: Header | None = None) -> None:
+        """Takes at least one edit.
+
+        Raises:
+            UsageError: none, or edits for different bases.
+        """
+        self.edits = list(edits)
+        bases = {e.header.base for e in self.edits if e.header.base}
+        if not self.edits or len(bases) > 1:
+            got = f"for different bases {sorted(bases)}" if self.edits else "none"
+            raise UsageError(f"stack: expected edits of one base, got {got}; stack edits that were made for the same model")
+        erased = dict.fromkeys(c for e in self.edits for c in e.header.erase)
+        self.header = header or Header("stack", erase=tuple(erased), base=next(iter(bases), ""), model=self.edits[0].header.model)
+
+    @override
+    def __mul__(self, strength: float) -> "Stack":
+        return Stack([e * strength for e in self.edits], self.header)
+
+    __rmul__ = __mul__
+
+    def without(self, index: int) -> "Stack":
+        """The stack with one edit taken off; -1 is the last.
+
+        Raises:
+            UsageError: no such edit, or the only one.
+        """
+        if not -len(self.edits) <= index < len(self.edits):
+            raise UsageError(f"stack: expected an index below {len(self.edits)}, got {index}; `edits` lists what it holds")
+        kept = list(self.edits)
+        del kept[index]
+        return Stack(kept)
+
+    @override
+    def changes(self, base: Denoiser) -> dict[str, Tensor]:
+        new: dict[str, Tensor] = {}
+        for edit in self.edits:
+            here = base.fork(new)
+            _write(here, new)
+            new |= edit.changes(here)
+        return new
+
+    @override
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"{i}:{k}": t for i, e in enumerate(self.edits) for k, t in e.tensors().items()}
+
+    @override
+    def record(self) -> dict[str, Any]:
+        return {**super().record(), "edits": [e.record() for e in self.edits]}
+
+    @classmethod
+    @override
+    def build(cls, tensors: dict[str, Tensor], header: Header, raw: Mapping[str, Any]) -> "Stack":
+        parts = [{k.removeprefix(f"{i}:"): t for k, t in tensors.items() if k.startswith(f"{i}:")} for i in range(len(raw["edits"]))]
+        return cls([_build(part, one) for part, one in zip(parts, raw["edits"], strict=True)], header)
+
+
+def _flat(edit: Edit) -> list[Edit]:
+    return edit.edits if isinstance(edit, Stack) else [edit]
+
+
+@torch.no_grad()
+def _write(model: Denoiser, new: Mapping[str, Tensor]) -> None:
+    for name, w in model.params(new).items():
+        w.copy_(new[name])

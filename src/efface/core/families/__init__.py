@@ -1,0 +1,1 @@
+"""What differs between families of text-to-image models, and nowhere else."""

@@ -1,0 +1,70 @@
+"""Hyper-parameters that explain and check themselves: one declaration gives default, help, bounds, flag and message."""
+
+import dataclasses
+import math
+from dataclasses import Field, field
+from typing import Any, Literal, get_args, get_origin
+
+from efface.core.errors import UsageError, nearest
+
+
+Bound = float | int | None
+
+
+def param(default: Any, help: str, *, above: Bound = None, at_least: Bound = None, at_most: Bound = None) -> Any:
+    """A dataclass field with its one-line help and bounds; a Literal annotation gives its choices."""
+    return field(default=default, metadata={"help": help, "above": above, "at_least": at_least, "at_most": at_most})
+
+
+def fields(cls: type) -> list[Field[Any]]:
+    """The hyper-parameters of a method, in the order of their declaration."""
+    return [f for f in dataclasses.fields(cls) if "help" in f.metadata]
+
+
+def choices(f: Field[Any]) -> tuple[Any, ...]:
+    """Allowed values of a Literal field; empty for every other type."""
+    return get_args(f.type) if get_origin(f.type) is Literal else ()
+
+
+def check(instance: Any) -> None:
+    """Refuse a value of the wrong type or out of bounds, naming method, argument, expected and got.
+
+    Raises:
+        UsageError: with that sentence.
+    """
+    who = type(instance).__name__
+    for f in fields(type(instance)):
+        value, low, strict, high = getattr(instance, f.name), *(f.metadata[k] for k in ("at_least", "above", "at_most"))
+        if allowed := choices(f):
+            if value not in allowed:
+                raise UsageError(f"{who}.{f.name}: unknown value {value!r}; {nearest(str(value), map(str, allowed))}")
+            continue
+        numeric = f.type in (int, float)
+        right = isinstance(value, bool) if f.type is bool else isinstance(value, f.type if f.type is not float else int | float)
+        if not right or (numeric and (isinstance(value, bool) or not math.isfinite(value))):  # nan is within every bound
+            raise UsageError(f"{who}.{f.name}: expected {f.type.__name__}, got {value!r}; {f.metadata['help']}")
+        for wrong, bound in (
+            (low is not None and value < low, f"at least {low}"),
+            (strict is not None and value <= strict, f"above {strict}"),
+            (high is not None and value > high, f"at most {high}"),
+        ):
+            if wrong:
+                raise UsageError(f"{who}.{f.name}: expected {bound}, got {value!r}; {f.metadata['help']}")
+
+
+def parse(cls: type, name: str, text: str) -> Any:
+    """A flag's text as the value of hyper-parameter `name` of `cls`.
+
+    Raises:
+        UsageError: no such hyper-parameter, or text of another type.
+    """
+    known = {f.name: f for f in fields(cls)}
+    if name not in known:
+        raise UsageError(f"{cls.__name__}: unknown hyper-parameter {name!r}; {nearest(name, known)}")
+    f = known[name]
+    if allowed := choices(f):
+        return next((a for a in allowed if str(a) == text), text)
+    try:
+        return {"true": True, "false": False}[text.lower()] if f.type is bool else f.type(text)
+    except (ValueError, KeyError):
+        raise UsageError(f"{cls.__name__}.{name}: expected {f.type.__name__}, got {text!r}; {f.metadata['help']}") from None

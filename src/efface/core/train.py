@@ -1,0 +1,133 @@
+"""What every training eraser needs: float32 masters, an optimiser that never touches `.grad`, checkpoints, progress."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from efface.core.denoiser import Denoiser
+from efface.core.edit import Delta, LowRank
+from efface.core.io import read_tensors, write_tensors
+
+
+class Tuner:
+    """The weights of `student` that learn, as float32 masters: whole tensors, or LoRA factors when `rank` is above 0.
+
+    bfloat16 weights do not move under a small Adam step, so masters are float32 whatever the model computes in.
+    """
+
+    def __init__(self, base: Denoiser, where: str, *, lr: float, rank: int = 0, rng: Generator | None = None) -> None:
+        """Fork `base`; the fork's weights `where` learn. With `rank`, only matrices and kernels do."""
+        weights = base.params(where)
+        if rank:
+            weights = {k: w for k, w in weights.items() if w.ndim >= 2}
+        self.base, self.rank, self.rng = base, rank, rng
+        self.student = base.fork(weights)
+        self.workers = self.student.params(weights)
+        for w in self.workers.values():
+            w.requires_grad_(True)
+        self.leaves: dict[str, Tensor] = {}
+        for name, w in weights.items():
+            if rank:
+                out, rest = len(w), w[0].numel()
+                down = torch.randn(rank, rest, generator=rng) / rest**0.5
+                self.leaves |= {f"{name}/up": torch.zeros(out, rank), f"{name}/down": down}
+            else:
+                self.leaves[name] = w.detach().float().cpu().clone() if w.dtype != torch.float32 else self.workers[name].detach()
+        self.adam = torch.optim.Adam(list(self.leaves.values()), lr=lr, betas=(0.9, 0.999), foreach=True)
+
+    def step(self, loss: Tensor) -> None:
+        """One Adam step on `loss`, by torch.autograd.grad: `.grad` on shared tensors would be hidden state."""
+        grads = torch.autograd.grad(loss, list(self.workers.values()), allow_unused=True)
+        for (name, worker), g in zip(self.workers.items(), grads, strict=True):
+            g = torch.zeros_like(worker) if g is None else g
+            if self.rank:  # W = W₀ + up down, so dL/dup = G downᵀ and dL/ddown = upᵀ G
+                up, down, g = self.leaves[f"{name}/up"], self.leaves[f"{name}/down"], g.float().flatten(1).to("cpu")
+                up.grad, down.grad = g @ down.T, up.T @ g
+            else:
+                self.leaves[name].grad = g.to(self.leaves[name])
+        self.adam.step()
+        self.adam.zero_grad()
+        self.sync()
+
+    @torch.no_grad()
+    def sync(self) -> None:
+        """Bring the student's weights in line with the masters."""
+        for name, w in self.workers.items():
+            if self.rank:
+                w.copy_(self.base.params([name])[name].float() + (self.leaves[f"{name}/up"] @ self.leaves[f"{name}/down"]).view_as(w).to(w.device))
+            elif self.leaves[name].data_ptr() != w.data_ptr():
+                w.copy_(self.leaves[name])
+
+    def edit(self) -> Delta | LowRank:
+        """What was learnt, without the base."""
+        if self.rank:
+            return LowRank({k: (self.leaves[f"{k}/up"].clone(), self.leaves[f"{k}/down"].clone()) for k in self.workers})
+        before = self.base.params(self.workers)
+        return Delta({k: self.leaves[k].cpu() - w.detach().float().cpu() for k, w in before.items()})
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything a killed run needs to go on bit for bit."""
+        flat = {f"leaf:{k}": v for k, v in self.leaves.items()}
+        for i, slots in self.adam.state_dict()["state"].items():
+            flat |= {f"adam:{i}:{k}": torch.as_tensor(v).clone() for k, v in slots.items()}
+        return flat | ({"rng": self.rng.get_state()} if self.rng is not None else {})
+
+    def restore(self, flat: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in flat.items():
+            kind, _, rest = key.partition(":")
+            if kind == "leaf":
+                self.leaves[rest].copy_(value)
+            elif kind == "adam":
+                i, _, name = rest.partition(":")
+                slots.setdefault(int(i), {})[name] = value
+        self.adam.load_state_dict({"state": slots, "param_groups": self.adam.state_dict()["param_groups"]})
+        if self.rng is not None:
+            self.rng.set_state(flat["rng"])
+        self.sync()
+
+
+class Log:
+    """How a method tells the outside about its work. This one is silent and keeps nothing; the command line's draws and saves.
+
+    Args:
+        checkpoint: where training state is kept while it runs; None keeps none.
+        recipe: names what is trained: a checkpoint of another recipe is not continued.
+    """
+
+    def __init__(self, checkpoint: Path | None = None, recipe: str = "") -> None:
+        """Nothing is read or written before training starts."""
+        self.checkpoint, self.recipe = checkpoint, recipe
+        self.resumed = 0  # the step that training started from
+
+    def stage(self, name: str, total: int) -> Callable[[int], None]:
+        """Begin a stage of `total` units; the returned function reports finished ones."""
+        return lambda n: None
+
+    def loss(self, value: Tensor) -> None:
+        """Note the loss of a step."""
+
+    def steps(self, tuner: Tuner, total: int, every: int = 25) -> Iterator[int]:
+        """Count training steps, continuing a checkpoint of the same recipe and keeping one every `every` steps."""
+        start = self.resumed = self._resume(tuner)
+        advance = self.stage("training", total)
+        advance(start)
+        for step in range(start, total):
+            yield step
+            if self.checkpoint and (step + 1) % every == 0:
+                write_tensors(self.checkpoint, tuner.state(), {"step": step + 1, "recipe": self.recipe})
+            advance(1)
+        if self.checkpoint:
+            self.checkpoint.unlink(missing_ok=True)
+
+    def _resume(self, tuner: Tuner) -> int:
+        if not self.checkpoint or not self.checkpoint.exists():
+            return 0
+        tensors, header = read_tensors(self.checkpoint)
+        if header["recipe"] != self.recipe:
+            return 0
+        tuner.restore(tensors)
+        return int(header["step"])

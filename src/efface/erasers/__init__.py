@@ -1,0 +1,48 @@
+"""Every eraser by name. A new method is its file and its line in this table."""
+
+import importlib
+
+from efface.core.errors import UsageError, nearest
+from efface.erasers.base import Eraser
+
+TABLE = {
+    "uce": "efface.erasers.uce:UCE",
+    "esd": "efface.erasers.esd:ESD",
+}
+
+
+def find(name: str) -> type[Eraser]:
+    """The class of a method.
+
+    Raises:
+        UsageError: no such method.
+    """
+    if name not in TABLE:
+        raise UsageError(f"method: unknown {name!r}; {nearest(name, names())}")
+    module, _, cls = TABLE[name].partition(":")
+    return getattr(importlib.import_module(module), cls)
+
+
+def names() -> list[str]:
+    """Every method and every method-preset, such as "uce", "uce-2023", "esd-x"."""
+    return [n for method in TABLE for n in (method, *(f"{method}-{p}" for p in find(method).presets))]
+
+
+def split(name: str) -> tuple[type[Eraser], dict[str, object]]:
+    """A method or method-preset as its class and settings.
+
+    Raises:
+        UsageError: no such method or preset.
+    """
+    if name in TABLE:
+        return find(name), {}
+    method, _, preset = name.partition("-")
+    if method not in TABLE or preset not in find(method).presets:
+        raise UsageError(f"method: unknown {name!r}; {nearest(name, names())}")
+    return find(method), dict(find(method).presets[preset])
+
+
+def make(name: str, **settings: object) -> Eraser:
+    """An eraser by name, such as `make("esd-x", steps=100)`."""
+    cls, preset = split(name)
+    return cls(**{**preset, **settings})

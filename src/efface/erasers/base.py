@@ -1,0 +1,102 @@
+"""The ritual of every eraser: check, seed, run, stamp. A method writes `run` and its hyper-parameters, nothing else."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Generator
+
+from efface import __version__
+from efface.core.concept import Concept, concepts, same
+from efface.core.denoiser import Denoiser
+from efface.core.edit import Edit, Header
+from efface.core.errors import UsageError, nearest
+from efface.core.params import check
+from efface.core.train import Log
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eraser(ABC):
+    """Hyper-parameters of a method. `fit(base, erase, preserve)` gives an Edit and leaves `base` bit for bit as it was.
+
+    Subclasses are frozen dataclasses whose fields are declared with `param`; `makes` is the kind of edit, `presets` the named
+    settings (`Method.preset("2023")`), `cost` one phrase for the list of methods.
+    """
+
+    makes: ClassVar[tuple[type[Edit], ...]]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    cost: ClassVar[str] = ""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse hyper-parameters out of bounds."""
+        check(self)
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> "Eraser":
+        """A named setting, with further changes.
+
+        Raises:
+            UsageError: no such preset.
+        """
+        if name not in cls.presets:
+            raise UsageError(f"{cls.__name__}: unknown preset {name!r}; {nearest(name, cls.presets)}")
+        return cls(**{**cls.presets[name], **changes})
+
+    @final
+    def fit(
+        self,
+        base: Denoiser,
+        erase: str | Concept | Iterable[str | Concept],
+        preserve: Iterable[str | Concept] = (),
+        *,
+        log: Log | None = None,
+        model: str = "",
+    ) -> Edit:
+        """Find the edit that erases `erase` and keeps `preserve`.
+
+        Args:
+            base: the model; not changed.
+            erase: concepts with their targets.
+            preserve: concepts that shall stay as they are.
+            log: where progress and checkpoints go; None is silent.
+            model: what the user calls `base`, for the header.
+
+        Raises:
+            UsageError: nothing to erase, the same concept twice, or a concept both erased and preserved.
+        """
+        erased, kept = concepts(erase), concepts(preserve)
+        self._check(erased, kept)
+        started, rng = time.perf_counter(), Generator().manual_seed(self.seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            edit = self.run(base, erased, kept, rng, log or Log())
+        header = Header(
+            method=type(self).__name__, settings=asdict(self), erase=erased, preserve=tuple(c.name for c in kept),
+            base=base.fingerprint, model=model, seed=self.seed, version=__version__,
+            created=datetime.now(UTC).isoformat(timespec="seconds"), seconds=round(time.perf_counter() - started, 3),
+        )  # fmt: skip
+        return edit.stamped(header)
+
+    @abstractmethod
+    def run(self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log) -> Edit:
+        """The paper's algorithm."""
+
+    def recipe(self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...]) -> str:
+        """Names exactly what is trained, so that a checkpoint is only continued by the same call."""
+        return repr((replace(self), base.fingerprint, erase, preserve))
+
+    def _check(self, erase: tuple[Concept, ...], preserve: tuple[Concept, ...]) -> None:
+        who = type(self).__name__
+        if not erase:
+            raise UsageError(f"{who}.fit: erase is empty; give at least one concept")
+        for i, c in enumerate(erase):
+            if any(same(c.name, other.name) for other in erase[:i]):
+                raise UsageError(f"{who}.fit: erase[{i}]: {c.name!r} is given twice; give it once")
+            if hit := next((p.name for p in preserve if same(c.name, p.name)), None):
+                raise UsageError(f"{who}.fit: {hit!r} is both erased and preserved; take it out of one of the lists")

@@ -1,0 +1,47 @@
+"""Progress on a terminal: a bar with rate and time left for each stage, and the latest loss."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from torch import Tensor
+
+from efface.core.train import Log
+
+
+class Rate(ProgressColumn):
+    """Finished units a second."""
+
+    def render(self, task: Task) -> Text:
+        """The rate of `task`."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f}/s" if speed else "")
+
+
+class BarLog(Log):
+    """A Log that draws."""
+
+    def __init__(self, progress: Progress, checkpoint: Path | None) -> None:
+        super().__init__(checkpoint)
+        self.progress, self.task = progress, None
+
+    def stage(self, name: str, total: int) -> Callable[[int], None]:
+        """Begin a bar; stages follow one another."""
+        self.task = task = self.progress.add_task(name, total=total, loss="")
+        return lambda n: self.progress.update(task, advance=n)
+
+    def loss(self, value: Tensor) -> None:
+        """Show the loss beside the bar."""
+        if self.task is not None:
+            self.progress.update(self.task, loss=f"loss {value.item():.4f}")
+
+
+@contextlib.contextmanager
+def bar(console: Console, checkpoint: Path | None = None) -> Iterator[BarLog]:
+    """A log that draws on `console` while the block runs."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn(), TextColumn("{task.fields[loss]}"))
+    with Progress(*columns, console=console, transient=False) as progress:
+        yield BarLog(progress, checkpoint)

@@ -1,0 +1,200 @@
+"""A run folder read and counted: every number in a report is a group-by over `scores.jsonl`."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from efface.core.errors import UsageError
+from efface.metrics.rates import Rate, erased, found
+
+BASE = "base"  # the id of the unedited model
+ROLES = ("erase", "neighbour", "distant")
+SCORES = ("top1", "top5")
+ABOUT = {"erase": "erased", "neighbour": "neighbours", "distant": "unrelated concepts"}
+SAME = 0.05  # a change of a rate up to this is called "about as often"
+GAP = "\u00a0"
+AGAIN = "run `efface evaluate` again"
+
+_RUN = {"title": str, "model": str, "fingerprint": str, "created": str, "version": str, "steps": int, "guidance": float}
+_RUN |= {"seeds": int, "concept": dict, "edits": list, "detector": dict, "commands": list}
+_MAYBE = {"settings": dict, "preserve": list, "file": str, "sampler": str, "target": str, "kind": str}
+_MAYBE |= {"seconds": float, "bytes": float, "held_out_top1": float}
+_ROW = {"edit": str, "concept": str, "role": str, "prompt": str, "seed": int, "score": str, "image": str}
+_KEY = ("role", "concept", "prompt", "seed", "score")  # equal in two models' rows that may be compared
+
+Row = dict[str, Any]  # one score of one picture: the keys above, `value` (1 found, 0 not, None not judged) and `seen`
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder: `run.json` as `info`, and the rows of `scores.jsonl`."""
+
+    folder: Path
+    info: dict[str, Any]
+    rows: tuple[Row, ...]
+
+    @property
+    def erased(self) -> str:
+        """The name of the erased concept."""
+        return self.info["concept"]["name"]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Id to shown name, the unedited model first; a method used twice is told apart by its id."""
+        edits = self.info["edits"]
+        methods = Counter(e["method"] for e in edits)
+        return {BASE: "unedited"} | {
+            e["id"]: f"{e['method']} ({e['id']})" if methods[e["method"]] > 1 else e["method"] for e in edits
+        }
+
+    def concepts(self, role: str) -> tuple[str, ...]:
+        """Concepts asked for in a role, in the order in which they were drawn."""
+        return tuple(dict.fromkeys(row["concept"] for row in self.rows if row["role"] == role))
+
+    def pick(self, **where: object) -> list[Row]:
+        """Rows with these fields."""
+        return [row for row in self.rows if all(row[k] == v for k, v in where.items())]
+
+    def rate(self, edit: str, role: str, score: str, **where: object) -> Rate:
+        """ESR for the role erase (concept not found), PSR for the others (concept found)."""
+        return (erased if role == "erase" else found)(self.rows, score, edit=edit, role=role, **where)
+
+    def seen_instead(self, edit: str) -> Counter[str]:
+        """What the detector named first in pictures where it did not find the erased concept first."""
+        missed = [row for row in self.pick(edit=edit, role="erase", score="top1") if row["value"] == 0]
+        return Counter(row["seen"] or "no label" for row in missed)
+
+
+def percent(rate: float) -> str:
+    """Whole percent, halves upwards; 0 and 100 only when exact, else one decimal."""
+    x = round(100 * rate, 9)
+    whole = int(x + 0.5)
+    shown = whole if 0 < whole < 100 or whole == x else f"{min(max(x, 0.1), 99.9):.1f}"
+    return f"{shown}{GAP}%"
+
+
+def verdict(run: Run, edit: str) -> str:
+    """One sentence on an edit: what was counted, beside the same count for the unedited model."""
+    rate, base = (run.rate(i, "erase", "top1") for i in (edit, BASE))
+    if not rate.n:
+        text = f"no picture of {run.erased} could be judged"
+    else:
+        gone = 2 * rate.hits >= rate.n
+        says = "does not appear" if gone else "still appears"
+        k, before = (r.hits if gone else r.n - r.hits for r in (rate, base))
+        text = f"{run.erased} {says} in {k} of {rate.n} pictures asked for by name"
+        text += f" (unedited model: {'absent from' if gone else 'in'} {before} of {base.n})"
+    parts = [text, *(_kept(run, edit, role) for role in ROLES[1:])]
+    failed = sum(run.rate(edit, role, "top1").failed for role in ROLES)
+    parts += [f"left out because the detector could not judge them: {failed}"] if failed else []
+    return "; ".join(parts) + "."
+
+
+def _kept(run: Run, edit: str, role: str) -> str:
+    """How the concepts of a role fare, and the one that lost most if it stands out."""
+    concepts = run.concepts(role)
+    rate, base = run.rate(edit, role, "top1"), run.rate(BASE, role, "top1")
+    if not (rate.n and base.n):
+        return f"nothing was measured on {ABOUT[role]}"
+    names = f"{len(concepts)} {ABOUT[role]}" if len(concepts) > 4 else _and(concepts)
+    (low, high), (base_low, base_high) = rate.interval, base.interval
+    change, overlap = rate.value - base.value, low <= base_high and base_low <= high
+    how = "about as" if abs(change) <= SAME and overlap else "more" if change > 0 else "less"
+    chance = ", which may be chance" if overlap and "about" not in how else ""
+    link = "as" if "about" in how else "than"
+    verb = "appears" if len(concepts) == 1 else "appear"
+    text = f"{names} {verb} {how} often {link} before ({percent(rate.value)} against {percent(base.value)}{chance})"
+    pairs = {c: (run.rate(edit, role, "top1", concept=c), run.rate(BASE, role, "top1", concept=c)) for c in concepts}
+    drops = {c: b.value - a.value for c, (a, b) in pairs.items() if a.n and b.n}
+    worst = max(drops, key=lambda c: drops[c], default="")
+    if len(drops) > 1 and drops[worst] > max(2 * SAME, -change + SAME):
+        a, b = pairs[worst]
+        text += f", {worst} suffers most ({a.hits} of {a.n} against {b.hits} of {b.n})"
+    return text
+
+
+def _and(words: tuple[str, ...]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def read_run(folder: Path) -> Run:
+    """A run folder, checked.
+
+    Raises:
+        UsageError: a file is missing or damaged, or an edit was not measured on the unedited model's prompts and seeds.
+    """
+    path = folder / "run.json"
+    info = _object(path, _text(path), _RUN)
+    _check(f"{path}: concept", info["concept"], {"name": str})
+    _check(f"{path}: detector", info["detector"], {"name": str})
+    for i, edit in enumerate(info["edits"]):
+        _check(f"{path}: edits[{i}]", edit, {"id": str, "method": str})
+    ids = [BASE, *(edit["id"] for edit in info["edits"])]
+    if len(set(ids)) < len(ids):
+        raise UsageError(f"{path}: edits: expected different ids other than {BASE!r}, got {ids[1:]}; {AGAIN}")
+    path = folder / "scores.jsonl"
+    lines = enumerate(_text(path).splitlines(), 1)
+    rows = tuple(_row(f"{path}:{i}", line, folder, ids) for i, line in lines if line.strip())
+    _paired(path, rows, ids)
+    return Run(folder, info, rows)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = "nothing there" if isinstance(error, FileNotFoundError) else str(error)
+        remedy = "give a folder `efface evaluate` wrote"
+        raise UsageError(f"{path}: expected a readable UTF-8 file, got {why}; {remedy}") from error
+
+
+def _object(where: str | Path, text: str, types: dict[str, type]) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        got = f"{text[:40]!r} ({error})" if text.strip() else "nothing"
+        raise UsageError(f"{where}: expected a JSON object, got {got}; {AGAIN}") from error
+    return _check(where, value, types)
+
+
+def _check(where: str | Path, value: object, types: dict[str, type]) -> dict[str, Any]:
+    """`value` as an object that has these keys with these types, and the optional ones with theirs or null."""
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: expected a JSON object, got {value!r}; {AGAIN}")
+    given = {key: kind for key, kind in _MAYBE.items() if value.get(key) is not None}
+    for key, kind in (given | types).items():
+        got = value.get(key)
+        if not isinstance(got, (int, float) if kind is float else kind) or isinstance(got, bool):
+            raise UsageError(f"{where}: expected {key!r} to be {kind.__name__}, got {got!r}; {AGAIN}")
+    return value
+
+
+def _row(where: str, line: str, folder: Path, ids: Iterable[str]) -> Row:
+    """One line of scores.jsonl; its picture must lie in the folder."""
+    raw = _object(where, line, _ROW)
+    allowed = {"edit": tuple(ids), "role": ROLES, "score": SCORES, "value": (0, 1, None)}
+    for key, values in allowed.items():
+        got = raw.get(key, "nothing")
+        if got not in values:
+            expected = " or ".join(map(repr, values))
+            raise UsageError(f"{where}: expected {key!r} to be {expected}, got {got!r}; {AGAIN}")
+    image = folder / raw["image"]
+    if not image.resolve().is_relative_to(folder.resolve()) or not image.is_file():
+        raise UsageError(f"{where}: expected a picture in the run folder, got no file {raw['image']!r}; {AGAIN}")
+    return raw | {"seen": str(raw.get("seen") or "")}
+
+
+def _paired(path: Path, rows: tuple[Row, ...], ids: list[str]) -> None:
+    """A before and an after are comparable only on the same prompts and seeds, each counted once."""
+    drawn = {i: Counter(tuple(row[k] for k in _KEY) for row in rows if row["edit"] == i) for i in ids}
+    if not drawn[BASE]:
+        raise UsageError(f"{path}: expected scores of the unedited model ({BASE!r}), got none; {AGAIN}")
+    for i, counts in drawn.items():
+        odd = next((k for k in counts | drawn[BASE] if counts[k] != 1 or drawn[BASE][k] != 1), None)
+        if odd is not None:
+            times = f"{counts[odd]} for {i!r} and {drawn[BASE][odd]} for {BASE!r}"
+            raise UsageError(f"{path}: expected one {odd[4]} row for {odd[2]!r}, seed {odd[3]}, got {times}; {AGAIN}")
