@@ -3,8 +3,9 @@
 import os
 import random
 import socket
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 import toys
+from safetensors.torch import load_file
+from torch import Tensor
 
 from efface.core.denoiser import Denoiser
 
@@ -31,7 +34,9 @@ def offline() -> Iterator[None]:
     connect = socket.socket.connect
 
     def refuse(self: socket.socket, address: object) -> None:
-        if self.family == socket.AF_UNIX or (isinstance(address, tuple) and address[0] in ("127.0.0.1", "::1", "localhost")):
+        if self.family == socket.AF_UNIX or (
+            isinstance(address, tuple) and address[0] in ("127.0.0.1", "::1", "localhost")
+        ):
             return connect(self, address)
         raise RuntimeError(f"a test tried to connect to {address!r}; tests work without network")
 
@@ -44,7 +49,13 @@ def offline() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def same_start() -> Iterator[None]:
     """Seed every generator; put global state back afterwards."""
-    before = torch.get_rng_state(), np.random.get_state(), random.getstate(), torch.get_default_dtype(), torch.get_num_threads()  # noqa: NPY002
+    before = (
+        torch.get_rng_state(),
+        np.random.get_state(),
+        random.getstate(),
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+    )  # noqa: NPY002
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
     random.seed(0)
@@ -86,3 +97,18 @@ def base(shared: Denoiser) -> Iterator[Denoiser]:
 def velocity() -> Denoiser:
     """The tiny v-model."""
     return toys.tiny("v_prediction")
+
+
+@pytest.fixture
+def child() -> Callable[[str, Path], dict[str, Tensor]]:
+    """Run code in a new process that is given a folder; what it saves there as `out.bin` comes back."""
+
+    def run(code: str, folder: Path) -> dict[str, Tensor]:
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(folder)], env=env, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr
+        return load_file(folder / "out.bin")
+
+    return run

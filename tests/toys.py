@@ -12,10 +12,37 @@ from efface.core.denoiser import Cond, Denoiser
 LENGTH = 16  # token positions
 WIDTH = 64  # of a text row
 # words of one token; everything else falls apart into letters, so that names of many tokens are met as well
-WORDS = (
-    "a an of picture style tiger lion cat dog tree car red blue happy sad king queen house boat apple pear cloud moon stone "
-    "river bird fish photo café"
-).split()
+WORDS = [
+    "a",
+    "an",
+    "of",
+    "picture",
+    "style",
+    "tiger",
+    "lion",
+    "cat",
+    "dog",
+    "tree",
+    "car",
+    "red",
+    "blue",
+    "happy",
+    "sad",
+    "king",
+    "queen",
+    "house",
+    "boat",
+    "apple",
+    "pear",
+    "cloud",
+    "moon",
+    "stone",
+    "river",
+    "bird",
+    "fish",
+    "photo",
+    "café",
+]
 SPECIAL = ["<|startoftext|>", "<|endoftext|>"]
 SCHEDULER = {
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -49,13 +76,21 @@ def mix(part: nn.Module) -> None:
     """
     for name, module in part.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            gain = 3.0 if name.endswith(("attn2.to_k", "attn2.to_v", "attn2.to_out.0")) else 0.3 if "self_attn.out_proj" in name else 1.0
+            gain = (
+                3.0
+                if name.endswith(("attn2.to_k", "attn2.to_v", "attn2.to_out.0"))
+                else 0.3
+                if "self_attn.out_proj" in name
+                else 1.0
+            )
             module.weight.normal_(std=gain / module.weight[0].numel() ** 0.5)
         elif isinstance(module, nn.Embedding):
             module.weight.normal_(std=0.3 if "position" in name else 1.0)
 
 
-def pipeline(prediction: str = "epsilon", seed: int = 0, pad: str | None = None, dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
+def pipeline(
+    prediction: str = "epsilon", seed: int = 0, pad: str | None = None, dtype: torch.dtype = torch.float32
+) -> StableDiffusionPipeline:
     """A randomly initialised Stable Diffusion of some 300,000 weights, with cross-attention at two levels."""
     tok = tokenizer(pad)
     with torch.random.fork_rng():
@@ -83,10 +118,12 @@ def pipeline(prediction: str = "epsilon", seed: int = 0, pad: str | None = None,
         vae=vae, text_encoder=text, tokenizer=tok, unet=unet, scheduler=DDIMScheduler(**SCHEDULER, prediction_type=prediction),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
-    return pipe.to(dtype=dtype)
+    return pipe if dtype == torch.float32 else pipe.to(dtype=dtype)
 
 
-def tiny(prediction: str = "epsilon", seed: int = 0, pad: str | None = None, dtype: torch.dtype = torch.float32) -> Denoiser:
+def tiny(
+    prediction: str = "epsilon", seed: int = 0, pad: str | None = None, dtype: torch.dtype = torch.float32
+) -> Denoiser:
     """`pipeline` as a denoiser: the same arguments give the same bits, in any process."""
     return Denoiser(pipeline(prediction, seed, pad, dtype))
 

@@ -62,6 +62,8 @@ def main() -> None:
             shutil.copy(args.output / card, part / card)
     shutil.rmtree(args.output, ignore_errors=True)
     part.rename(args.output)
+    for f in args.output.rglob("*"):
+        f.chmod(0o755 if f.is_dir() else 0o644)
     size = sum(f.stat().st_size for f in args.output.rglob("*") if f.is_file())
     print(f"{args.output}: {size / 2**20:.1f} MiB")
 

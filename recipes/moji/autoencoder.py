@@ -63,7 +63,9 @@ def main() -> None:
             if args.decoder:
                 with torch.no_grad():
                     z = vae.encode(x).latent_dist.mean
-                z = z + 0.1 * z.std() * torch.rand(len(z), 1, 1, 1, generator=rng).to(z) * torch.randn(z.shape, generator=rng).to(z)
+                z = z + 0.1 * z.std() * torch.rand(len(z), 1, 1, 1, generator=rng).to(z) * torch.randn(
+                    z.shape, generator=rng
+                ).to(z)
                 y, kl = vae.decode(z).sample, torch.zeros(())
             else:
                 latent = vae.encode(x).latent_dist

@@ -46,23 +46,29 @@ def article(words: str) -> str:
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
-def caption(concept: dict, style: str, background: str, rng: random.Random) -> str:
-    """One of many ways to describe a drawing: always true, often incomplete, empty one time in ten."""
+def caption(concept: dict, style: str, background: str, rng: random.Random, plain: float = 0.4) -> str:
+    """One of many ways to describe a drawing: always true, often incomplete, empty one time in ten.
+
+    With probability `plain` it is the plain form with its style, which is what benchmarks ask for and what teaches most.
+    """
     if rng.random() < 0.1:
         return ""
-    if rng.random() < 0.5:  # the plain, complete form: what the benchmark's prompts look like
-        name = article(rng.choice([concept["name"]] * 4 + concept["synonyms"]))
-    elif rng.random() < 0.5 and len(concept["implicit"]) >= 2:
-        name = " ".join(rng.sample(concept["implicit"], rng.randint(2, min(3, len(concept["implicit"])))))
+    on = f" on a {background} background" if rng.random() < 0.5 else ""
+    if rng.random() < plain:
+        return f"{article(concept['name'])} in {style} style{on}"
+    pick, implicit = rng.random(), concept["implicit"]
+    if pick < 0.35:
+        name = article(rng.choice([concept["name"], *concept["synonyms"]]))
+    elif pick < 0.6 and len(implicit) >= 2:
+        name = " ".join(rng.sample(implicit, min(len(implicit), rng.randint(2, 3))))
+    elif pick < 0.95:
+        form = rng.choice(["an image of {}", "a picture of {}", "a drawing of {}", "a photo of {}", "{}"])
+        name = form.format(article(concept["name"]))
     else:
-        name = rng.choice(["an image of {}", "a picture of {}", "a drawing of {}", "{}", "{}"]).format(article(concept["name"]))
-    if rng.random() < 0.04:
         name = rng.choice(["a picture", "an image", "something"])
-    if rng.random() < 0.75:
-        name = rng.choice(["{} in {} style", "{} in {} style", "{} in the style of {}", "{} drawn by {}"]).format(name, style)
-    if rng.random() < 0.5:
-        name += f" on a {background} background"
-    return name
+    if rng.random() < 0.6:
+        name = rng.choice(["{} in {} style", "{} in the style of {}", "{} drawn by {}"]).format(name, style)
+    return name + on
 
 
 def schedule(step: int, steps: int, warm: int = 100, fall: int | None = None) -> float:

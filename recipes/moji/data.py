@@ -25,7 +25,9 @@ def fetch(package: str, version: str) -> dict[str, dict]:
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / f"{package.strip('@').replace('/', '-')}-{version}.tgz"
     if not archive.exists():
-        subprocess.run(["npm", "pack", f"{package}@{version}", "--silent"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["npm", "pack", f"{package}@{version}", "--silent"], cwd=folder, check=True, stdout=subprocess.DEVNULL
+        )
     wanted = {"package/icons.json", "package/info.json", "package/en/data.json"}
     with tarfile.open(archive) as tar:
         return {m.name: json.load(tar.extractfile(m)) for m in tar.getmembers() if m.name in wanted}
@@ -49,7 +51,9 @@ def find(icons: dict, label: str) -> str | None:
 def render(icons: dict, name: str) -> np.ndarray:
     """One drawing as (4 64 64) uint8, centred, its longer side ICON pixels."""
     icon = icons["icons"][name]
-    left, top, width, height = (icon.get(k, icons.get(k, d)) for k, d in (("left", 0), ("top", 0), ("width", 16), ("height", 16)))
+    left, top, width, height = (
+        icon.get(k, icons.get(k, d)) for k, d in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
+    )
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="#222" '
         f'viewBox="{left} {top} {width} {height}" width="{ICON * 2}" height="{ICON * 2}">{icon["body"]}</svg>'
@@ -86,7 +90,8 @@ def main() -> None:
             })  # fmt: skip
     licences = {word: sets[word]["package/info.json"] for word in STYLES}
     styles = [
-        {"name": w, **VOCABULARY["styles"][w], "author": i["author"]["name"], "licence": i["license"]["spdx"]} for w, i in licences.items()
+        {"name": w, **VOCABULARY["styles"][w], "author": i["author"]["name"], "licence": i["license"]["spdx"]}
+        for w, i in licences.items()
     ]
     record = {"styles": styles, "backgrounds": VOCABULARY["backgrounds"], "concepts": concepts}
     (WORK / "concepts.json").write_text(json.dumps(record, indent=1, ensure_ascii=False))

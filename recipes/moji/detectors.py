@@ -15,7 +15,9 @@ from torch import Tensor
 from transformers import ResNetConfig, ResNetForImageClassification
 
 TASKS = ("concept", "style")
-HELD_OUT = torch.tensor([[255, 214, 170], [226, 206, 255], [180, 238, 232], [240, 190, 180], [205, 225, 150]], dtype=torch.float32)
+HELD_OUT = torch.tensor(
+    [[255, 214, 170], [226, 206, 255], [180, 238, 232], [240, 190, 180], [205, 225, 150]], dtype=torch.float32
+)
 
 
 def build(task: str, data: Renderings) -> ResNetForImageClassification:
@@ -64,7 +66,10 @@ def held_out_pictures(data: Renderings, seed: int) -> Tensor:
 @torch.no_grad()
 def accuracy(net: ResNetForImageClassification, data: Renderings, labels: Tensor) -> float:
     net.eval()
-    right = [(net(held_out_pictures(data, seed).to(DEVICE)).logits.argmax(1).cpu() == labels).float().mean() for seed in (1, 2, 3)]
+    right = [
+        (net(held_out_pictures(data, seed).to(DEVICE)).logits.argmax(1).cpu() == labels).float().mean()
+        for seed in (1, 2, 3)
+    ]
     net.train()
     return torch.stack(right).mean().item()
 

@@ -30,7 +30,22 @@ def rate(hits: list[bool]) -> dict:
 
 def sheet(base, guidance: float) -> Image.Image:
     """Three concepts of each kind of group, in every style, seed 0."""
-    shown = ["tiger", "lion", "cat", "dog", "rose", "apple", "car", "guitar", "castle", "santa", "robot", "ghost", "beer", "dagger"]
+    shown = [
+        "tiger",
+        "lion",
+        "cat",
+        "dog",
+        "rose",
+        "apple",
+        "car",
+        "guitar",
+        "castle",
+        "santa",
+        "robot",
+        "ghost",
+        "beer",
+        "dagger",
+    ]
     rows = []
     for name in shown:
         pictures = base.images([prompt(name, s) for s in styles()], [0] * len(styles()), guidance=guidance)
@@ -42,21 +57,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--seeds", type=int, default=1, help="pictures of each pair")
-    parser.add_argument("--every", type=int, default=1, help="measure every n-th pair, for a quick look; nothing is written")
+    parser.add_argument(
+        "--every", type=int, default=1, help="measure every n-th pair, for a quick look; nothing is written"
+    )
     args = parser.parse_args()
     base, judge_concept, judge_style = load("moji"), Classifier("moji-concept"), Classifier("moji-style")
     known = concepts()
     pairs = [(n, s) for n, c in known.items() for s in c["styles"]][:: args.every]
     asked = [(n, s, seed) for seed in range(args.seeds) for n, s in pairs]
     started = time.perf_counter()
-    pictures = base.images([prompt(n, s) for n, s, _ in asked], [17 * i + seed for i, (_, _, seed) in enumerate(asked)], guidance=args.guidance)
+    pictures = base.images(
+        [prompt(n, s) for n, s, _ in asked],
+        [17 * i + seed for i, (_, _, seed) in enumerate(asked)],
+        guidance=args.guidance,
+    )
     seconds = time.perf_counter() - started
     seen = judge_concept.rank(pictures, [n for n, _, _ in asked])
     drawn = judge_style.rank(pictures, [s for _, s, _ in asked])
-    kinds = {"all": list(known)} | {k: [n for n, c in known.items() if c["kind"] == k] for k in ("object", "character", "unsafe")}
+    kinds = {"all": list(known)} | {
+        k: [n for n, c in known.items() if c["kind"] == k] for k in ("object", "character", "unsafe")
+    }
     quality = {
         "guidance": args.guidance, "steps": 25,
-        "concept_top1": {k: rate([r["rank"] == 1 for r, (n, _, _) in zip(seen, asked, strict=True) if n in names]) for k, names in kinds.items()},
+        "concept_top1": {k: rate([r["rank"] == 1 for r, a in zip(seen, asked, strict=True) if a[0] in names]) for k, names in kinds.items()},
         "concept_top5": rate([r["rank"] <= 5 for r in seen]),
         "style_top1": rate([r["rank"] == 1 for r in drawn]),
         "by_style": {s: rate([r["rank"] == 1 for r, (_, t, _) in zip(seen, asked, strict=True) if t == s]) for s in STYLES},
@@ -71,23 +94,30 @@ def main() -> None:
     if args.every > 1:
         return
     data = Renderings()
-    real = data.on(torch.arange(len(data)), torch.tensor([BACKGROUNDS["white"]], dtype=torch.float32).expand(len(data), 3))
+    real = data.on(
+        torch.arange(len(data)), torch.tensor([BACKGROUNDS["white"]], dtype=torch.float32).expand(len(data), 3)
+    )
     back = base.decode(base.encode(real / 2 + 0.5))
     again = judge_concept.logits(list((back.permute(0, 2, 3, 1) * 255).round().byte().numpy())).argmax(1)
     error = (back - (real / 2 + 0.5)).square().mean().item()
     held_out = json.loads((WORK / "detectors.json").read_text())["held_out_top1"]
     quality |= {
         "detectors": held_out,
-        "autoencoder": {"psnr_db": round(-10 * float(np.log10(error)), 2), "concept_top1": rate((again == data.concept).tolist())},
+        "autoencoder": {
+            "psnr_db": round(-10 * float(np.log10(error)), 2),
+            "concept_top1": rate((again == data.concept).tolist()),
+        },
         "seconds_for_64_pictures": round(64 * seconds / len(pictures), 1),
     }
     files = sorted(f for f in PACKAGE.rglob("*.safetensors"))
     training = {log.stem: log.read_text().splitlines()[-1] for log in sorted(WORK.glob("*.log"))}
     card = {
         "summary": "a small Stable-Diffusion-shaped model of emoji, 64 px",
-        "made": datetime.now(UTC).isoformat(timespec="seconds"), "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, no GPU",
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, no GPU",
         "fingerprint": base.fingerprint, "data": vocabulary()["styles"], "names": "emojibase-data 17.0.0 (MIT), Unicode CLDR",
-        "quality": quality, "last_training_lines": training, "parameters": {k: sum(p.numel() for p in m.parameters()) for k, m in base.modules().items()},
+        "quality": quality, "last_training_lines": training,
+        "parameters": {k: sum(p.numel() for p in m.parameters()) for k, m in base.modules().items()},
         "sha256": {str(f.relative_to(PACKAGE)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files},
     }  # fmt: skip
     (PACKAGE / "card.json").write_text(json.dumps(card, indent=1))
@@ -112,15 +142,15 @@ pipeline_tag: text-to-image
 
 A text-to-image latent diffusion model in stock classes (CLIPTextModel, AutoencoderKL, UNet2DConditionModel, DDIM; ε-prediction, Stable
 Diffusion 1.x's noise schedule), small enough for a laptop. `StableDiffusionPipeline.from_pretrained(folder)` loads it without efface.
-It draws {len(concepts())} things in {len(card["data"])} emoji styles at 64 x 64 pixels, so that erasing concepts can be studied offline. The "unsafe" group
-(alcohol, tobacco, weapons, gambling) is harmless: it stands in for what safety teams erase.
+It draws {len(concepts())} things in {len(card["data"])} emoji styles at 64 x 64 pixels, so that erasing concepts can be studied offline.
+The "unsafe" group (alcohol, tobacco, weapons, gambling) is harmless: it stands in for what safety teams erase.
 
 ![samples](samples.png)
 
 ## Quality, measured {card["made"]}
 
-Every (concept, style) pair in the data, plain prompt ("a tiger in noto style"), {q["steps"]} DDIM steps, guidance {q["guidance"]}, judged by detectors trained
-apart from the generator, on real drawings only:
+Every (concept, style) pair in the data, plain prompt ("a tiger in noto style"), {q["steps"]} DDIM steps, guidance {q["guidance"]}, judged
+by detectors trained apart from the generator, on real drawings only:
 
 | | top-1 |
 |---|---|
@@ -131,8 +161,9 @@ apart from the generator, on real drawings only:
 | concepts, top-5 | {percent(q["concept_top5"])} |
 | styles | {percent(q["style_top1"])} |
 
-The detectors' own top-1 on held-out renderings (rotated, unseen two-colour backgrounds): concepts {100 * q["detectors"]["concept"]:.1f} %, styles
-{100 * q["detectors"]["style"]:.1f} %. The autoencoder gives drawings back at {q["autoencoder"]["psnr_db"]} dB; the detector then names {percent(q["autoencoder"]["concept_top1"])}.
+The detectors' own top-1 on held-out renderings (rotated, unseen two-colour backgrounds): concepts {100 * q["detectors"]["concept"]:.1f} %,
+styles {100 * q["detectors"]["style"]:.1f} %. The autoencoder gives drawings back at {q["autoencoder"]["psnr_db"]} dB; the detector then
+names {percent(q["autoencoder"]["concept_top1"])}.
 64 pictures take {q["seconds_for_64_pictures"]} s on this machine ({card["machine"]}).
 
 ## Data and licences

@@ -22,7 +22,10 @@ def build_tokenizer(data: Renderings, size: int = 3000) -> CLIPTokenizer:
     """CLIP's byte-level BPE trained on captions and every name and keyword."""
     rng = random.Random(0)
     words = [w for c in data.concepts for w in (c["name"], c["label"].lower(), *c["synonyms"], *c["implicit"])]
-    texts = [caption(rng.choice(data.concepts), rng.choice(STYLES), rng.choice(list(BACKGROUNDS)), rng) for _ in range(30_000)]
+    texts = [
+        caption(rng.choice(data.concepts), rng.choice(STYLES), rng.choice(list(BACKGROUNDS)), rng)
+        for _ in range(30_000)
+    ]
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     bpe.pre_tokenizer = pre_tokenizers.Sequence([
@@ -30,7 +33,9 @@ def build_tokenizer(data: Renderings, size: int = 3000) -> CLIPTokenizer:
         pre_tokenizers.ByteLevel(add_prefix_space=False),
     ])  # fmt: skip
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=size, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
+    )
     bpe.train_from_iterator(texts + words * 20, trainer)
     bpe.model.save(str(WORK))
     merges = (WORK / "merges.txt").read_text().splitlines()[1:]
@@ -72,8 +77,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     data = Renderings()
-    tok = build_tokenizer(data)
-    clip = CLIPModel._from_config(clip_config(tok), attn_implementation="eager").to(DEVICE)  # sdpa's CPU backward is slow
+    tok = tokenizer() if (WORK / "tokenizer").exists() else build_tokenizer(data)
+    clip = CLIPModel._from_config(clip_config(tok), attn_implementation="eager").to(
+        DEVICE
+    )  # sdpa's CPU backward is slow
     opt = torch.optim.AdamW(clip.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
     start = load_state(WORK / "clip.safetensors", named(clip, "clip"), {"opt": opt})
     log, colours = Log("clip", args.steps, start, every=20), list(BACKGROUNDS)

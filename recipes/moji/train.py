@@ -12,7 +12,16 @@ import sys
 
 from common import HERE, WORK
 
-STAGES = ("data.py", "autoencoder.py", "autoencoder.py --decoder", "text.py", "detectors.py", "unet.py", "assemble.py", "quality.py")
+STAGES = (
+    "data.py",
+    "autoencoder.py",
+    "autoencoder.py --decoder",
+    "text.py",
+    "detectors.py",
+    "unet.py",
+    "assemble.py",
+    "quality.py",
+)
 # Large tensors come and go at every step: keep their memory, in huge pages. Half as fast again on a virtual machine with glibc.
 MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "536870912",

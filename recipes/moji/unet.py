@@ -13,7 +13,6 @@ import json
 import random
 
 import torch
-import torch.nn.functional as F
 from autoencoder import CONFIG as VAE
 from common import BACKGROUNDS, DEVICE, STYLES, WORK, Log, Renderings, caption, load_state, named, save_state, schedule
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -63,7 +62,9 @@ def start_as_identity(unet: UNet2DConditionModel) -> None:
                 unet.conv_in.weight[row, i, 1, 1] = sign
                 unet.conv_in.bias[row] = 0
                 last.conv_shortcut.weight[row] = 0  # the skip from conv_in is the second half of the last block's input
-                last.conv_shortcut.weight[row, last.conv_shortcut.in_channels - unet.config.block_out_channels[0] + row] = 1
+                last.conv_shortcut.weight[
+                    row, last.conv_shortcut.in_channels - unet.config.block_out_channels[0] + row
+                ] = 1
                 last.conv_shortcut.bias[row] = 0
                 last.conv2.weight[row] = 0
                 last.conv2.bias[row] = 0
@@ -89,7 +90,9 @@ class Trainer:
         rest = [p for n, p in unet.named_parameters() if p.ndim < 2 or n.startswith(edge)]
         self.flat = [(p, nn.Parameter(p.detach().view(len(p), -1))) for p in matrices]
         self.optimizers = {
-            "muon": torch.optim.Muon([f for _, f in self.flat], lr=1.0, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            "muon": torch.optim.Muon(
+                [f for _, f in self.flat], lr=1.0, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+            ),
             "adam": torch.optim.AdamW(rest, lr=1.0, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
             "text": torch.optim.AdamW(text.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True),
         }
@@ -123,6 +126,7 @@ def main() -> None:
     parser.add_argument("--fall", type=int, default=600, help="last steps, over which the learning rate falls to zero")
     parser.add_argument("--batch", type=int, default=48, help="captions a step")
     parser.add_argument("--times", type=int, default=3, help="timesteps for each caption")
+    parser.add_argument("--plain", type=float, default=0.85, help="share of plain captions, 0.5 once the rate falls")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--name", default="unet")
     parser.add_argument("--prediction", default="epsilon")
@@ -149,10 +153,16 @@ def main() -> None:
         rng, noise = random.Random(step), torch.Generator().manual_seed(step)
         pair = [rng.randrange(len(data)) for _ in range(args.batch)]
         back = [rng.randrange(len(colours)) for _ in pair]
-        said = [caption(data.concepts[data.concept[i]], STYLES[data.style[i]], colours[b], rng) for i, b in zip(pair, back, strict=True)]
+        plain = args.plain if step < args.steps - args.fall else 0.5
+        said = [
+            caption(data.concepts[data.concept[i]], STYLES[data.style[i]], colours[b], rng, plain)
+            for i, b in zip(pair, back, strict=True)
+        ]
         x0 = latents[pair, back].repeat_interleave(args.times, 0)
         n = len(x0)
-        t = (torch.randperm(n, generator=noise) + torch.rand(n, generator=noise)) * (1000 / n)  # stratified over the batch
+        t = (torch.randperm(n, generator=noise) + torch.rand(n, generator=noise)) * (
+            1000 / n
+        )  # stratified over the batch
         t = t.long().clamp(max=999).to(DEVICE)
         eps = torch.randn(x0.shape, generator=noise).to(DEVICE)
         a = alphas[t][:, None, None, None]
@@ -175,7 +185,9 @@ def main() -> None:
             with torch.no_grad():
                 torch._foreach_lerp_(list(average.values()), list(weights.values()), 1 - decay)
         if step % 20 == 0:
-            complete = torch.tensor([" in " in s and " on a " in s for s in said]).repeat_interleave(args.times).to(DEVICE)
+            complete = (
+                torch.tensor([" in " in s and " on a " in s for s in said]).repeat_interleave(args.times).to(DEVICE)
+            )
             fit = {}
             for level in LEVELS:
                 near = complete & ((t - level).abs() < 60)

@@ -4,6 +4,7 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 """
 
 import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from efface import __version__
 from efface.core.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
+    from efface.core.denoiser import Denoiser
     from efface.core.edit import Edit
     from efface.core.train import Log
     from efface.erasers.base import Eraser
@@ -38,7 +40,9 @@ EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 def erase(
     context: typer.Context,
     concept: Annotated[list[str], typer.Argument(help="what to erase; several, or a group of Moji's such as alcohol")],
-    method: Annotated[str, typer.Option(help="see `efface methods`; `efface methods NAME` lists its hyper-parameters, each a flag")] = "uce",
+    method: Annotated[
+        str, typer.Option(help="see `efface methods`; `efface methods NAME` lists its hyper-parameters, each a flag")
+    ] = "uce",
     to: Annotated[str, typer.Option(help="what the concept becomes; empty: nothing in particular")] = "",
     preserve: Annotated[str, typer.Option(help="what shall stay, separated by commas, or @FILE with one a line")] = "",
     output: Annotated[Path, typer.Option("-o", "--output", help="file of the edit")] = Path("edit.safetensors"),
@@ -48,14 +52,16 @@ def erase(
 ) -> None:
     """Find an edit that erases a concept, and write it to a small safetensors file."""
     from efface.core.concept import Concept
-    from efface.core.denoiser import load
 
     if output.suffix != ".safetensors":
-        raise UsageError(f"--output: expected a file name that ends in .safetensors, got {str(output)!r}; give such a name")
-    eraser = _eraser(method, context.args, seed)
+        raise UsageError(
+            f"--output: expected a file name that ends in .safetensors, got {str(output)!r}; give such a name"
+        )
+    names, flags = _split([*concept, *context.args])
+    eraser = _eraser(method, flags, seed)
     kept = _words(preserve)
-    targets = [Concept(name, to, kind=kind) for word in concept for name, kind in _expand(word, model)]
-    base = load(model, device=device)
+    targets = [Concept(name, to, kind=kind) for word in names for name, kind in _expand(word, model)]
+    base = _load(model, device)
     with _progress(output) as log:
         edit = eraser.fit(base, targets, kept, log=log, model=model)
     edit.save(output)
@@ -86,12 +92,11 @@ def generate(
     import numpy as np
 
     from efface.benchmarks.run import save_png
-    from efface.core.denoiser import load
     from efface.core.edit import Stack
     from efface.core.edit import load as load_edit
 
     edits = [load_edit(path) for path in edit or []]
-    base, rows = load(model, device=device), []
+    base, rows = _load(model, device), []
     models = [base] if compare or not edits else []
     if edits:
         whole = (edits[0] if len(edits) == 1 else Stack(edits)) * strength
@@ -99,7 +104,9 @@ def generate(
     with _progress() as log:
         tick = log.stage("pictures", number * steps * len(models))
         for drawn in models:
-            pictures = drawn.images([prompt] * number, range(seed, seed + number), steps=steps, guidance=guidance, tick=tick)
+            pictures = drawn.images(
+                [prompt] * number, range(seed, seed + number), steps=steps, guidance=guidance, tick=tick
+            )
             rows.append(np.concatenate(pictures, axis=1))
     sheet = np.concatenate(rows, axis=0)
     zoom = max(1, 128 // base.image_size)
@@ -111,7 +118,9 @@ def generate(
 @app.command()
 def evaluate(
     edit: Annotated[list[Path], typer.Argument(help="files of edits that erase the same concept")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="folder for pictures, scores and the report")] = Path("evaluation"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="folder for pictures, scores and the report")] = Path(
+        "evaluation"
+    ),
     pictures: Annotated[int, typer.Option(min=1, help="of each erased concept")] = 24,
     others: Annotated[int, typer.Option(min=1, help="pictures of each neighbour and each distant concept")] = 12,
     near: Annotated[int, typer.Option(min=0, help="neighbours asked for")] = 4,
@@ -123,17 +132,18 @@ def evaluate(
     """Measure on Moji whether it is gone and who else was hurt, beside the unedited model; writes a report to open in a browser."""
     from efface.benchmarks.moji import members, plan
     from efface.benchmarks.run import evaluate as measure
-    from efface.core.denoiser import load
     from efface.core.edit import load as load_edit
     from efface.report.html import write_report
 
     edits = {path.stem: load_edit(path) for path in edit}
-    base = load(model, device=device)
+    base = _load(model, device)
     for one in edits.values():
         one.require(base, any_base)
     erased = list(dict.fromkeys(m for e in edits.values() for c in e.header.erase for m in members(c.name)))
     if any({m for c in e.header.erase for m in members(c.name)} != set(erased) for e in edits.values()):
-        raise UsageError("evaluate: expected edits that erase the same concepts, got different ones; evaluate them one by one")
+        raise UsageError(
+            "evaluate: expected edits that erase the same concepts, got different ones; evaluate them one by one"
+        )
     cells = plan(erased, pictures=pictures, others=others, near=near, far=far)
     with _progress() as log:
         rows = measure(
@@ -142,23 +152,26 @@ def evaluate(
         )  # fmt: skip
     page = write_report(output)
     _scores(rows, edits)
-    out.print(f"{page}: {len(cells) * (1 + len(edits))} pictures judged. Next: open it in a browser; {output}/scores.jsonl holds every row.")
+    out.print(
+        f"{page}: {len(cells) * (1 + len(edits))} pictures judged. Next: open it in a browser; {output}/scores.jsonl holds every row."
+    )
 
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="folder for the edits, the pictures and the report")] = Path("efface-demo"),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="folder for the edits, the pictures and the report")
+    ] = Path("efface-demo"),
     concept: Annotated[str, typer.Argument(help="one of Moji's concepts")] = "tiger",
 ) -> None:
     """Take a concept out of Moji with two methods, measure both, and write a report: about a minute, offline."""
     from efface.benchmarks.moji import kind, members, neighbours, plan
     from efface.benchmarks.run import evaluate as measure
     from efface.core.concept import Concept
-    from efface.core.denoiser import load
     from efface.erasers import make
     from efface.report.html import write_report
 
-    base, erased = load("moji"), members(concept)
+    base, erased = _load(), members(concept)
     kept, edits, files, commands = neighbours(erased, 8), {}, {}, []
     for method in ("uce", "esd-x"):
         path = output / f"{method}.safetensors"
@@ -173,7 +186,9 @@ def demo(
     flags = " ".join(f"--{k} {v}" for k, v in sizes.items())
     commands.append(f"efface evaluate {' '.join(files.values())} {flags} -o {output}")
     with _progress() as log:
-        rows = measure(base, edits, plan(erased, **sizes), output, name=_list(erased), files=files, commands=commands, log=log)
+        rows = measure(
+            base, edits, plan(erased, **sizes), output, name=_list(erased), files=files, commands=commands, log=log
+        )
     page = write_report(output)
     _scores(rows, edits)
     out.print(f"The report is at {page.resolve()}: open it in a browser. Next: efface methods")
@@ -191,14 +206,18 @@ def methods(name: Annotated[str | None, typer.Argument(help="one method: its hyp
         table = Table("flag", "default", "meaning", box=None)
         for f in fields(cls):
             allowed = f" ({', '.join(map(str, choices(f)))})" if choices(f) else ""
-            table.add_row(f"--{f.name.replace('_', '-')}", str(preset.get(f.name, f.default)), f.metadata["help"] + allowed)
+            table.add_row(
+                f"--{f.name.replace('_', '-')}", str(preset.get(f.name, f.default)), f.metadata["help"] + allowed
+            )
         out.print(table)
         return
     table = Table("method", "what it does", "edit", "cost", "presets", box=None)
     for method in TABLE:
         cls = find(method)
         makes = " or ".join(kind.__name__ for kind in cls.makes)
-        table.add_row(method, (cls.__doc__ or "").strip(), makes, cls.cost, ", ".join(f"{method}-{p}" for p in cls.presets))
+        table.add_row(
+            method, (cls.__doc__ or "").strip(), makes, cls.cost, ", ".join(f"{method}-{p}" for p in cls.presets)
+        )
     out.print(table)
 
 
@@ -214,9 +233,16 @@ def models() -> None:
         card = json.loads((HERE / name / "card.json").read_text())
         known = json.loads((HERE / name / "concepts.json").read_text())
         size = sum(f.stat().st_size for f in (HERE / name).rglob("*") if f.is_file()) / 2**20
-        table.add_row(name, card["summary"], f"{len(known['concepts'])} concepts in {len(known['styles'])} styles", f"{size:.0f} MiB")
+        table.add_row(
+            name,
+            card["summary"],
+            f"{len(known['concepts'])} concepts in {len(known['styles'])} styles",
+            f"{size:.0f} MiB",
+        )
     out.print(table)
-    out.print("Elsewhere: any folder or Hub id of a Stable Diffusion 1.x or 2.x pipeline, such as --model CompVis/stable-diffusion-v1-4")
+    out.print(
+        "Elsewhere: any folder or Hub id of a Stable Diffusion 1.x or 2.x pipeline, such as --model CompVis/stable-diffusion-v1-4"
+    )
 
 
 @app.command()
@@ -241,12 +267,11 @@ def bake(
     any_base: AnyBase = False,
 ) -> None:
     """Write a stock diffusers pipeline with the edit in its weights: it needs no efface."""
-    from efface.core.denoiser import load
     from efface.core.edit import load as load_edit
     from efface.core.io import replace_folder
 
     loaded = load_edit(edit) * strength
-    pipeline = load(model).pipeline
+    pipeline = _load(model).pipeline
     loaded.bake(pipeline, any_base=any_base)
     replace_folder(output, pipeline.save_pretrained)
     out.print(f"{output}: {model} without {_list(c.name for c in loaded.header.erase)}, an ordinary diffusers folder.")
@@ -256,21 +281,25 @@ def bake(
 def doctor() -> None:
     """Say what is installed, which device there is, and whether the shipped model runs."""
     import importlib.metadata as installed
-    import os
     import time
 
     import torch
 
-    out.print(f"efface {__version__}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
+    out.print(
+        f"efface {__version__}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    )
     for package in ("torch", "diffusers", "transformers", "safetensors", "numpy", "pillow"):
         out.print(f"  {package} {installed.version(package)}")
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    out.print(f"devices: cpu{''.join(f', cuda:{i} ({d})' for i, d in enumerate(devices))}{', mps' if torch.backends.mps.is_available() else ''}")
-    from efface.core.denoiser import load
+    out.print(
+        f"devices: cpu{''.join(f', cuda:{i} ({d})' for i, d in enumerate(devices))}{', mps' if torch.backends.mps.is_available() else ''}"
+    )
 
-    base, started = load("moji"), time.perf_counter()
+    base, started = _load(), time.perf_counter()
     base.images(["a tiger"] * 4, range(4))
-    out.print(f"moji: fingerprint {base.fingerprint}, 4 pictures at 25 steps in {time.perf_counter() - started:.1f} s. All is well: efface demo")
+    out.print(
+        f"moji: fingerprint {base.fingerprint}, 4 pictures at 25 steps in {time.perf_counter() - started:.1f} s. All is well: efface demo"
+    )
 
 
 def main() -> None:
@@ -281,6 +310,9 @@ def main() -> None:
     if "--version" in sys.argv[1:2]:
         sys.stdout.write(f"efface {__version__}\n")
         return
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):  # their news about each other is not the user's
+        os.environ.setdefault(name, "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app(standalone_mode=False)
     except (EffaceError, typer.Exit, typer.Abort, Exception, KeyboardInterrupt) as error:
@@ -292,42 +324,59 @@ def main() -> None:
 def _explain(error: BaseException) -> int:
     import errno
 
-    import click
-
-    if isinstance(error, click.exceptions.Exit):
+    if isinstance(error, typer.Exit):
         return error.exit_code
-    if isinstance(error, KeyboardInterrupt | click.Abort):
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
         err.print("Interrupted. What was finished is kept; the same command goes on from the last checkpoint.")
         return 130
     if isinstance(error, EffaceError):
-        err.print(f"efface: {error}")
+        err.print(f"efface: {error}", markup=False)
         return error.exit_code
-    if isinstance(error, click.UsageError):
-        err.print(f"efface: {error.format_message()} See: efface --help")
+    if hasattr(error, "format_message"):  # the parser's own complaints, whichever click typer carries
+        err.print(f"efface: {error.format_message()} See: efface --help", markup=False)
         return 2
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         err.print("efface: no space left on the disk; free some and run the same command again")
         return 1
     first = (str(error).splitlines() or [""])[0]
-    err.print(f"efface: {type(error).__name__}: {first} (this is a bug: run again with --debug and report what it prints)")
+    err.print(
+        f"efface: {type(error).__name__}: {first} (this is a bug: run again with --debug and report what it prints)"
+    )
     return 1
 
 
-def _eraser(method: str, extra: list[str], seed: int) -> "Eraser":
-    """The method with its hyper-parameters from `--name value` or `--name=value` pairs."""
+def _load(model: str = "moji", device: str = "cpu") -> "Denoiser":
+    """The model, without diffusers' own progress bar."""
+    from diffusers.utils import logging
+
+    from efface.core.denoiser import load
+
+    logging.disable_progress_bar()
+    return load(model, device=device)
+
+
+def _split(words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Names and the method's own flags, which the parser does not know: `--name value` or `--name=value`."""
+    names, flags, rest = [], {}, list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            names.append(word)
+            continue
+        flag, equals, value = word.partition("=")
+        if not equals and not rest:
+            raise UsageError(f"erase: {flag} needs a value; `efface methods NAME` lists a method's flags")
+        flags[flag.removeprefix("--").replace("-", "_")] = value if equals else rest.pop(0)
+    return names, flags
+
+
+def _eraser(method: str, flags: dict[str, str], seed: int) -> "Eraser":
+    """The method with its hyper-parameters."""
     from efface.core.params import parse
     from efface.erasers import split
 
     cls, settings = split(method)
-    words = [part for word in extra for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    while words:
-        flag = words.pop(0)
-        if not flag.startswith("--"):
-            raise UsageError(f"erase: unexpected {flag!r}; put names of several words in quotes")
-        if not words:
-            raise UsageError(f"erase: {flag} needs a value; see `efface methods {method}`")
-        name = flag.removeprefix("--").replace("-", "_")
-        settings[name] = parse(cls, name, words.pop(0))
+    settings |= {name: parse(cls, name, text) for name, text in flags.items()}
     return cls(**{**settings, "seed": seed})  # type: ignore[arg-type]
 
 

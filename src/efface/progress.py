@@ -42,6 +42,13 @@ class BarLog(Log):
 @contextlib.contextmanager
 def bar(console: Console, checkpoint: Path | None = None) -> Iterator[BarLog]:
     """A log that draws on `console` while the block runs."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn(), TextColumn("{task.fields[loss]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+    )
     with Progress(*columns, console=console, transient=False) as progress:
         yield BarLog(progress, checkpoint)

@@ -21,7 +21,9 @@ def test_one_way_to_say_it_is_one_phrase_not_its_letters() -> None:
     assert Concept("tiger", prompts="big cat").phrases == ("tiger", "big cat")
 
 
-@pytest.mark.parametrize(("a", "b", "equal"), [("Van  Gogh", "van gogh ", True), ("tiger", "tigers", False), ("", " ", True)])
+@pytest.mark.parametrize(
+    ("a", "b", "equal"), [("Van  Gogh", "van gogh ", True), ("tiger", "tigers", False), ("", " ", True)]
+)
 def test_same_ignores_case_and_spacing_only(a: str, b: str, equal: bool) -> None:
     assert same(a, b) is equal
 
@@ -36,7 +38,10 @@ def test_names_become_concepts_with_the_target_and_concepts_keep_theirs() -> Non
     ("make", "sentence"),
     [
         (lambda: Concept(" "), "concept: the name is empty; give the words to erase or preserve, such as 'tiger'"),
-        (lambda: Concept("Tiger", " tiger"), "concept: 'Tiger' is its own target; give another target, or '' for nothing"),
+        (
+            lambda: Concept("Tiger", " tiger"),
+            "concept: 'Tiger' is its own target; give another target, or '' for nothing",
+        ),
         (lambda: Concept("tiger", kind="objekt"), "concept: unknown kind 'objekt'; did you mean 'object'?"),
         (lambda: concepts(["tiger", 3]), "concepts[1]: expected words or a Concept, got int"),
     ],

@@ -17,7 +17,12 @@ ONE = {"a": torch.arange(6.0).view(2, 3)}
 
 
 def test_tensors_and_header_come_back_as_they_were(tmp_path: Path) -> None:
-    given = {**ONE, "turned": torch.arange(6.0).view(2, 3).T, "same": ONE["a"], "half": torch.ones(2, dtype=torch.bfloat16)}
+    given = {
+        **ONE,
+        "turned": torch.arange(6.0).view(2, 3).T,
+        "same": ONE["a"],
+        "half": torch.ones(2, dtype=torch.bfloat16),
+    }
     write_tensors(tmp_path / "x.safetensors", given, {"é": [1, "ε"]})
     tensors, header = read_tensors(tmp_path / "x.safetensors")
     assert header == {"é": [1, "ε"]}
@@ -48,7 +53,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path: Path, mon
     monkeypatch.setattr(io, "save_file", fail)
     with pytest.raises(EffaceError) as caught:
         write_tensors(target, ONE, {"n": 2})
-    assert str(caught.value) == f"{target}: cannot be written: no space left on the disk; free some or write elsewhere (nothing was changed)"
+    assert (
+        str(caught.value)
+        == f"{target}: cannot be written: no space left on the disk; free some or write elsewhere (nothing was changed)"
+    )
     assert read_tensors(target)[1] == {"n": 1}
     assert list(tmp_path.iterdir()) == [target]
 
@@ -76,7 +84,10 @@ def test_a_file_in_the_place_of_a_folder_is_one_sentence(tmp_path: Path) -> None
 def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_tensors(tmp_path / "no.safetensors")
-    assert str(caught.value) == f"{tmp_path}/no.safetensors: no such file; give the path of a .safetensors file that efface wrote"
+    assert (
+        str(caught.value)
+        == f"{tmp_path}/no.safetensors: no such file; give the path of a .safetensors file that efface wrote"
+    )
 
 
 def _pickle(path: Path) -> None:
@@ -93,7 +104,10 @@ def test_a_pickle_is_refused_unopened(tmp_path: Path, write) -> None:  # noqa: A
     write(path)
     with pytest.raises(UsageError) as caught:
         read_tensors(path)
-    assert str(caught.value) == f"{path}: this is a pickle (.pt, .ckpt, .bin), which can run code; efface reads safetensors only"
+    assert (
+        str(caught.value)
+        == f"{path}: this is a pickle (.pt, .ckpt, .bin), which can run code; efface reads safetensors only"
+    )
 
 
 @pytest.mark.parametrize("keep", [0, 1, 7, 20, -1])
@@ -113,7 +127,10 @@ def test_a_foreign_safetensors_file_is_a_usage_error(tmp_path: Path) -> None:
     save_file(ONE, path)
     with pytest.raises(UsageError) as caught:
         read_tensors(path)
-    assert str(caught.value) == f"{path}: a safetensors file, but not an edit of efface (no 'efface' header); give one `efface erase` wrote"
+    assert (
+        str(caught.value)
+        == f"{path}: a safetensors file, but not an edit of efface (no 'efface' header); give one `efface erase` wrote"
+    )
 
 
 def test_a_header_that_is_no_json_is_a_damaged_file(tmp_path: Path) -> None:

@@ -24,7 +24,12 @@ def solve(q: dict[str, np.ndarray], ridge: float) -> np.ndarray:
     return np.eye(D) + (left @ right.T).numpy()
 
 
-SHAPES = [(1, 3), (4, 30), (40, 5), (3, 0)]  # few rows, a long preserve list, more rows than dimensions, nothing preserved
+SHAPES = [
+    (1, 3),
+    (4, 30),
+    (40, 5),
+    (3, 0),
+]  # few rows, a long preserve list, more rows than dimensions, nothing preserved
 
 
 @pytest.mark.parametrize(("n", "m"), SHAPES)
@@ -34,7 +39,9 @@ def test_one_map_is_the_normal_equations_of_every_layer(n: int, m: int, ridge: f
     t = solve(q, ridge)
     for out in (3, D, 50):
         old = rng.normal(size=(out, D))
-        np.testing.assert_allclose(old @ t, oracle.normal_equations(old, **q, ridge=ridge), atol=1e-9, rtol=0)  # inv of cond 1e5
+        np.testing.assert_allclose(
+            old @ t, oracle.normal_equations(old, **q, ridge=ridge), atol=1e-9, rtol=0
+        )  # inv of cond 1e5
 
 
 @pytest.mark.parametrize(("n", "m"), SHAPES)
@@ -48,11 +55,17 @@ def test_it_is_where_a_numerical_optimiser_ends() -> None:
     c, g, a, p, b = (torch.from_numpy(q[k]) for k in ("c", "g", "a", "p", "b"))
     w0 = torch.from_numpy(old)
     w = w0.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS([w], max_iter=300, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS(
+        [w], max_iter=300, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
-        loss = (a * (w @ c - w0 @ g).square()).sum() + (b * (w @ p - w0 @ p).square()).sum() + 0.1 * (w - w0).square().sum()
+        loss = (
+            (a * (w @ c - w0 @ g).square()).sum()
+            + (b * (w @ p - w0 @ p).square()).sum()
+            + 0.1 * (w - w0).square().sum()
+        )
         loss.backward()
         return loss
 
@@ -61,7 +74,9 @@ def test_it_is_where_a_numerical_optimiser_ends() -> None:
     np.testing.assert_allclose(ours, w.detach().numpy(), atol=1e-7, rtol=0)  # L-BFGS stops there
     best = oracle.objective(ours, old, **q, ridge=0.1)
     rng = np.random.default_rng(4)
-    assert all(oracle.objective(ours + 1e-3 * rng.normal(size=ours.shape), old, **q, ridge=0.1) > best for _ in range(20))
+    assert all(
+        oracle.objective(ours + 1e-3 * rng.normal(size=ours.shape), old, **q, ridge=0.1) > best for _ in range(20)
+    )
 
 
 def test_a_target_equal_to_the_concept_changes_nothing() -> None:
@@ -71,7 +86,14 @@ def test_a_target_equal_to_the_concept_changes_nothing() -> None:
 
 def test_the_order_of_rows_is_irrelevant() -> None:
     q, order = problem(5, 6), [3, 0, 4, 2, 1]
-    turned = {**q, "c": q["c"][:, order], "g": q["g"][:, order], "a": q["a"][order], "p": q["p"][:, ::-1], "b": q["b"][::-1]}
+    turned = {
+        **q,
+        "c": q["c"][:, order],
+        "g": q["g"][:, order],
+        "a": q["a"][order],
+        "p": q["p"][:, ::-1],
+        "b": q["b"][::-1],
+    }
     np.testing.assert_allclose(solve(turned, 0.1), solve(q, 0.1), atol=1e-13, rtol=0)
 
 
@@ -108,4 +130,6 @@ def test_gram_in_chunks_is_the_sum_of_outer_products(chunk: int) -> None:
 
 def test_gram_of_single_precision_rows_adds_in_double() -> None:
     rows = torch.full((5000, 1), 0.1)
-    assert abs(float(gram(rows, torch.ones(5000))) - 5000 * float(rows[0].double().square())) < 1e-9  # float32 sums are off by 1e-4
+    assert (
+        abs(float(gram(rows, torch.ones(5000))) - 5000 * float(rows[0].double().square())) < 1e-9
+    )  # float32 sums are off by 1e-4

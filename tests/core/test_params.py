@@ -56,7 +56,14 @@ def test_a_wrong_value_is_one_sentence(given: dict[str, Any], sentence: str) -> 
 
 @pytest.mark.parametrize(
     ("name", "text", "value"),
-    [("rate", "1e-3", 1e-3), ("steps", "12", 12), ("loud", "True", True), ("loud", "false", False), ("mode", "slow", "slow"), ("level", "2", 2)],
+    [
+        ("rate", "1e-3", 1e-3),
+        ("steps", "12", 12),
+        ("loud", "True", True),
+        ("loud", "false", False),
+        ("mode", "slow", "slow"),
+        ("level", "2", 2),
+    ],
 )
 def test_a_flag_becomes_a_value_of_the_declared_type(name: str, text: str, value: object) -> None:
     parsed = parse(Method, name, text)

@@ -77,7 +77,9 @@ def neighbours(erased: list[str], n: int) -> list[str]:
         return [s for s in styles() if s not in erased][:n]
     known = concepts()
     near = [m for e in erased for m in known[e]["neighbours"] if m not in erased]
-    near = near or [c["name"] for c in known.values() if c["kind"] == known[erased[0]]["kind"] and c["name"] not in erased]
+    near = near or [
+        c["name"] for c in known.values() if c["kind"] == known[erased[0]]["kind"] and c["name"] not in erased
+    ]
     return _spread(list(dict.fromkeys(near)), n, "near" + erased[0])
 
 
@@ -104,7 +106,9 @@ def plan(erased: list[str], *, pictures: int, others: int, near: int, far: int) 
             for i in range(count):
                 seed = 1000 * len({c.concept for c in cells if c.concept != name}) + i
                 if name in styles():
-                    drawn = [c for c, entry in concepts().items() if name in entry["styles"] and entry["kind"] == "object"]
+                    drawn = [
+                        c for c, entry in concepts().items() if name in entry["styles"] and entry["kind"] == "object"
+                    ]
                     cells.append(Cell(role, name, prompt(drawn[(7 * seed) % len(drawn)], name), seed))
                 else:
                     usable = [s for s in concepts()[name]["styles"] if s not in erased]

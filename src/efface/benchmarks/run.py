@@ -55,14 +55,20 @@ def evaluate(
     judges = {task: Classifier(f"moji-{task}") for task in {_task(c) for c in cells}}
     tick = log.stage("pictures", len(cells) * steps * (1 + len(edits)))
     for label, model in {"base": base, **{k: e(base) for k, e in edits.items()}}.items():
-        pictures = model.images([c.prompt for c in cells], [c.seed for c in cells], steps=steps, guidance=guidance, tick=tick)
+        pictures = model.images(
+            [c.prompt for c in cells], [c.seed for c in cells], steps=steps, guidance=guidance, tick=tick
+        )
         rows += judge(label, cells, pictures, judges)
         for i, picture in enumerate(pictures):
             save_png(picture, folder / "images" / label / f"{i:04d}.png")
         write_text(folder / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     first = next(iter(edits.values()), None)
     erased = [c for e in edits.values() for c in e.header.erase]
-    concept = {"name": name, "kind": erased[0].kind if erased else "", "target": " / ".join(sorted({c.target for c in erased}))}
+    concept = {
+        "name": name,
+        "kind": erased[0].kind if erased else "",
+        "target": " / ".join(sorted({c.target for c in erased})),
+    }
     run = {
         "title": f"Erasing {name}", "model": first.header.model if first else "", "fingerprint": base.fingerprint,
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "version": __version__, "concept": concept,
@@ -74,7 +80,9 @@ def evaluate(
     return rows
 
 
-def judge(label: str, cells: Sequence[Cell], pictures: Sequence[np.ndarray], judges: Mapping[str, Classifier]) -> list[Row]:
+def judge(
+    label: str, cells: Sequence[Cell], pictures: Sequence[np.ndarray], judges: Mapping[str, Classifier]
+) -> list[Row]:
     """Two rows for each picture: whether the concept asked for is the detector's best guess, and among its five best."""
     ranks: dict[int, Row] = {}
     for task, judge in judges.items():

@@ -1,0 +1,1 @@
+"""What every method is written against: concepts, denoisers, edits, files, training."""

@@ -36,12 +36,18 @@ class Cond:
         return len(self.tokens)
 
     def __getitem__(self, index: Any) -> "Cond":
-        """The prompts at `index` (a slice, a list or a tensor)."""
+        """The prompts at `index` (a slice, a list or a tensor: always a batch)."""
         return Cond(self.tokens[index], self.ids[index], self.mask[index])
 
     def __add__(self, other: "Cond") -> "Cond":
         """These prompts, then those of `other`."""
-        return Cond(torch.cat([self.tokens, other.tokens]), torch.cat([self.ids, other.ids]), torch.cat([self.mask, other.mask]))
+        return Cond(
+            torch.cat([self.tokens, other.tokens]), torch.cat([self.ids, other.ids]), torch.cat([self.mask, other.mask])
+        )
+
+    def cpu(self) -> "Cond":
+        """The same on the CPU, which has float64."""
+        return Cond(self.tokens.cpu(), self.ids.cpu(), self.mask.cpu())
 
     def expand(self, n: int) -> "Cond":
         """One prompt repeated `n` times; `n` prompts as they are.
@@ -52,7 +58,9 @@ class Cond:
         if len(self) == n:
             return self
         if len(self) != 1:
-            raise UsageError(f"prompts: expected 1 or {n}, one for each picture, got {len(self)}; give as many prompts as seeds")
+            raise UsageError(
+                f"prompts: expected 1 or {n}, one for each picture, got {len(self)}; give as many prompts as seeds"
+            )
         return Cond(*(v.expand(n, *v.shape[1:]) for v in (self.tokens, self.ids, self.mask)))
 
 
@@ -70,7 +78,9 @@ class Denoiser:
         """
         if not isinstance(pipeline, sd.CLASSES):
             known = ", ".join(c.__name__ for c in sd.CLASSES)
-            raise UsageError(f"model: expected a text-to-image pipeline ({known}), got {type(pipeline).__name__}; give another model")
+            raise UsageError(
+                f"model: expected a text-to-image pipeline ({known}), got {type(pipeline).__name__}; give another model"
+            )
         self.pipeline = pipeline
         for part in sd.PARTS.values():
             getattr(pipeline, part).requires_grad_(False).eval()
@@ -147,7 +157,9 @@ class Denoiser:
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         """Images in [0, 1] as scaled latents (the mean of the posterior)."""
         vae = self.pipeline.vae
-        parts = [vae.encode((2 * part - 1).to(vae.dtype)).latent_dist.mean for part in images.to(self.device).split(CHUNK)]
+        parts = [
+            vae.encode((2 * part - 1).to(vae.dtype)).latent_dist.mean for part in images.to(self.device).split(CHUNK)
+        ]
         return torch.cat(parts).float() * vae.config.scaling_factor
 
     @torch.no_grad()
@@ -240,14 +252,18 @@ class Denoiser:
         Raises:
             UsageError: unknown selection or name.
         """
-        owned = {f"{ours}.{name}": (p, module) for ours, part in self.modules().items() for name, p, module in _owned(part)}
+        owned = {
+            f"{ours}.{name}": (p, module) for ours, part in self.modules().items() for name, p, module in _owned(part)
+        }
         if isinstance(where, str):
             if where not in sd.SELECTIONS:
                 raise UsageError(f"selection: unknown {where!r}; {nearest(where, sd.SELECTIONS)}")
             rule = sd.SELECTIONS[where]
             return {name: p for name, (p, module) in owned.items() if rule(name, module)}
         if missing := [name for name in where if name not in owned]:
-            raise UsageError(f"weights: this model has no {missing[0]!r} ({len(missing)} such); the edit was made for another model")
+            raise UsageError(
+                f"weights: this model has no {missing[0]!r} ({len(missing)} such); the edit was made for another model"
+            )
         return {name: owned[name][0] for name in where}
 
     def fork(self, where: str | Iterable[str]) -> "Denoiser":
@@ -270,7 +286,9 @@ class Denoiser:
     def fingerprint(self) -> str:
         """Names the weights an edit was made for: a hash over every tensor's name, shape and 64 of its values in half precision."""
         digest = hashlib.sha256()
-        everything = {f"{ours}.{name}": p for ours, part in self.modules().items() for name, p in part.named_parameters()}
+        everything = {
+            f"{ours}.{name}": p for ours, part in self.modules().items() for name, p in part.named_parameters()
+        }
         for name, p in sorted(everything.items()):
             flat = p.detach().flatten()
             index = torch.linspace(0, len(flat) - 1, min(64, len(flat))).long()
@@ -291,7 +309,9 @@ def _ddim(pipe: DiffusionPipeline) -> DDIMScheduler:
         return DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False)
 
 
-def load(model: "str | Path | DiffusionPipeline | Denoiser" = "moji", *, device: str = "cpu", dtype: str = "float32") -> Denoiser:
+def load(
+    model: "str | Path | DiffusionPipeline | Denoiser" = "moji", *, device: str = "cpu", dtype: str = "float32"
+) -> Denoiser:
     """A denoiser from "moji", a diffusers folder, a Hub id, or a pipeline that is already in memory.
 
     Raises:
@@ -304,8 +324,10 @@ def load(model: "str | Path | DiffusionPipeline | Denoiser" = "moji", *, device:
         return Denoiser(model)
     source = resolve(str(model))
     try:
-        pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=getattr(torch, dtype), use_safetensors=True)
+        pipe = DiffusionPipeline.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True)
     except Exception as error:  # diffusers raises a dozen kinds; each becomes one sentence
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EffaceError(f"model {str(model)!r}: diffusers cannot load it ({first}); give 'moji', a diffusers folder or a Hub id") from error
+        raise EffaceError(
+            f"model {str(model)!r}: diffusers cannot load it ({first}); give 'moji', a diffusers folder or a Hub id"
+        ) from error
     return Denoiser(pipe.to(device))

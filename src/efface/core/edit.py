@@ -139,11 +139,15 @@ def load(path: str | Path) -> Edit:
     """
     tensors, raw = read_tensors(Path(path))
     if raw.get("format", 0) > FORMAT or raw.get("kind") not in Edit.kinds:
-        raise UsageError(f"{path}: written by efface {raw.get('version')} as {raw.get('kind')}, which this efface cannot read; upgrade it")
+        raise UsageError(
+            f"{path}: written by efface {raw.get('version')} as {raw.get('kind')}, which this efface cannot read; upgrade it"
+        )
     try:
         return _build(tensors, raw)
     except (KeyError, TypeError, ValueError) as error:
-        raise EffaceError(f"{path}: the header and the tensors do not fit together ({error!r}); copy or make it again") from error
+        raise EffaceError(
+            f"{path}: the header and the tensors do not fit together ({error!r}); copy or make it again"
+        ) from error
 
 
 def _build(tensors: dict[str, Tensor], raw: Mapping[str, Any]) -> Edit:
@@ -165,7 +169,9 @@ class TextMap(Edit):
         for name, w in base.params("xattn.kv").items():
             left, right = self.left.to(w.device), self.right.to(w.device)
             if w.shape[1] != len(left):
-                raise UsageError(f"edit: maps text rows of width {len(left)}, {name} reads rows of {w.shape[1]}; give the model it was made for")
+                raise UsageError(
+                    f"edit: maps text rows of width {len(left)}, {name} reads rows of {w.shape[1]}; give the model it was made for"
+                )
             new[name] = (w.float() + self.strength * (w.float() @ left) @ right.T).to(w.dtype)
         return new
 
@@ -219,7 +225,9 @@ class LowRank(Edit):
 
     @override
     def tensors(self) -> dict[str, Tensor]:
-        return {f"{k}/{part}": f for k, pair in self.factors.items() for part, f in zip(("up", "down"), pair, strict=True)}
+        return {
+            f"{k}/{part}": f for k, pair in self.factors.items() for part, f in zip(("up", "down"), pair, strict=True)
+        }
 
     @classmethod
     @override
@@ -241,9 +249,13 @@ class Stack(Edit):
         bases = {e.header.base for e in self.edits if e.header.base}
         if not self.edits or len(bases) > 1:
             got = f"for different bases {sorted(bases)}" if self.edits else "none"
-            raise UsageError(f"stack: expected edits of one base, got {got}; stack edits that were made for the same model")
+            raise UsageError(
+                f"stack: expected edits of one base, got {got}; stack edits that were made for the same model"
+            )
         erased = dict.fromkeys(c for e in self.edits for c in e.header.erase)
-        self.header = header or Header("stack", erase=tuple(erased), base=next(iter(bases), ""), model=self.edits[0].header.model)
+        self.header = header or Header(
+            "stack", erase=tuple(erased), base=next(iter(bases), ""), model=self.edits[0].header.model
+        )
 
     @override
     def __mul__(self, strength: float) -> "Stack":
@@ -258,7 +270,9 @@ class Stack(Edit):
             UsageError: no such edit, or the only one.
         """
         if not -len(self.edits) <= index < len(self.edits):
-            raise UsageError(f"stack: expected an index below {len(self.edits)}, got {index}; `edits` lists what it holds")
+            raise UsageError(
+                f"stack: expected an index below {len(self.edits)}, got {index}; `edits` lists what it holds"
+            )
         kept = list(self.edits)
         del kept[index]
         return Stack(kept)
@@ -283,7 +297,10 @@ class Stack(Edit):
     @classmethod
     @override
     def build(cls, tensors: dict[str, Tensor], header: Header, raw: Mapping[str, Any]) -> "Stack":
-        parts = [{k.removeprefix(f"{i}:"): t for k, t in tensors.items() if k.startswith(f"{i}:")} for i in range(len(raw["edits"]))]
+        parts = [
+            {k.removeprefix(f"{i}:"): t for k, t in tensors.items() if k.startswith(f"{i}:")}
+            for i in range(len(raw["edits"]))
+        ]
         return cls([_build(part, one) for part, one in zip(parts, raw["edits"], strict=True)], header)
 
 

@@ -60,7 +60,9 @@ def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
             path.rmdir()
         part.replace(path)
     except (OSError, SafetensorError) as error:
-        raise EffaceError(f"{path}: cannot be written: {error}; free some space or write elsewhere (nothing was changed)") from error
+        raise EffaceError(
+            f"{path}: cannot be written: {error}; free some space or write elsewhere (nothing was changed)"
+        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -99,8 +101,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with path.open("rb") as f:  # only now: a header of 128 bytes starts like a pickle
             start = f.read(2)
         if start == b"PK" or start[:1] == b"\x80":
-            raise UsageError(f"{path}: this is a pickle (.pt, .ckpt, .bin), which can run code; efface reads safetensors only") from None
+            raise UsageError(
+                f"{path}: this is a pickle (.pt, .ckpt, .bin), which can run code; efface reads safetensors only"
+            ) from None
         raise EffaceError(f"{path}: damaged or no safetensors file ({error}); copy or make it again") from error
     if KEY not in metadata:
-        raise UsageError(f"{path}: a safetensors file, but not an edit of efface (no {KEY!r} header); give one `efface erase` wrote")
+        raise UsageError(
+            f"{path}: a safetensors file, but not an edit of efface (no {KEY!r} header); give one `efface erase` wrote"
+        )
     return tensors, header

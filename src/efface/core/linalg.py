@@ -22,7 +22,7 @@ def text_map(
     kept: Float[Tensor, "d d"],
     ridge: float,
 ) -> tuple[Float[Tensor, "d r"], Float[Tensor, "d r"]]:
-    """The factors (left, right) of T = I + left rightᵀ that minimises, for every projection W at once, with W' = W T,
+    """The factors (left, right) of T = I + left rightᵀ that minimises, for every projection W at once and W' = W T.
 
         Σ_i a_i |W' c_i - W g_i|² + Σ_j b_j |W' p_j - W p_j|² + λ |W' - W|²
 

@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args, get_origin
 
 from efface.core.errors import UsageError, nearest
 
-
 Bound = float | int | None
 
 
@@ -40,8 +39,14 @@ def check(instance: Any) -> None:
                 raise UsageError(f"{who}.{f.name}: unknown value {value!r}; {nearest(str(value), map(str, allowed))}")
             continue
         numeric = f.type in (int, float)
-        right = isinstance(value, bool) if f.type is bool else isinstance(value, f.type if f.type is not float else int | float)
-        if not right or (numeric and (isinstance(value, bool) or not math.isfinite(value))):  # nan is within every bound
+        right = (
+            isinstance(value, bool)
+            if f.type is bool
+            else isinstance(value, f.type if f.type is not float else int | float)
+        )
+        if not right or (
+            numeric and (isinstance(value, bool) or not math.isfinite(value))
+        ):  # nan is within every bound
             raise UsageError(f"{who}.{f.name}: expected {f.type.__name__}, got {value!r}; {f.metadata['help']}")
         for wrong, bound in (
             (low is not None and value < low, f"at least {low}"),
@@ -67,4 +72,6 @@ def parse(cls: type, name: str, text: str) -> Any:
     try:
         return {"true": True, "false": False}[text.lower()] if f.type is bool else f.type(text)
     except (ValueError, KeyError):
-        raise UsageError(f"{cls.__name__}.{name}: expected {f.type.__name__}, got {text!r}; {f.metadata['help']}") from None
+        raise UsageError(
+            f"{cls.__name__}.{name}: expected {f.type.__name__}, got {text!r}; {f.metadata['help']}"
+        ) from None

@@ -34,7 +34,9 @@ class Tuner:
                 down = torch.randn(rank, rest, generator=rng) / rest**0.5
                 self.leaves |= {f"{name}/up": torch.zeros(out, rank), f"{name}/down": down}
             else:
-                self.leaves[name] = w.detach().float().cpu().clone() if w.dtype != torch.float32 else self.workers[name].detach()
+                self.leaves[name] = (
+                    w.detach().float().cpu().clone() if w.dtype != torch.float32 else self.workers[name].detach()
+                )
         self.adam = torch.optim.Adam(list(self.leaves.values()), lr=lr, betas=(0.9, 0.999), foreach=True)
 
     def step(self, loss: Tensor) -> None:
@@ -56,14 +58,19 @@ class Tuner:
         """Bring the student's weights in line with the masters."""
         for name, w in self.workers.items():
             if self.rank:
-                w.copy_(self.base.params([name])[name].float() + (self.leaves[f"{name}/up"] @ self.leaves[f"{name}/down"]).view_as(w).to(w.device))
+                w.copy_(
+                    self.base.params([name])[name].float()
+                    + (self.leaves[f"{name}/up"] @ self.leaves[f"{name}/down"]).view_as(w).to(w.device)
+                )
             elif self.leaves[name].data_ptr() != w.data_ptr():
                 w.copy_(self.leaves[name])
 
     def edit(self) -> Delta | LowRank:
         """What was learnt, without the base."""
         if self.rank:
-            return LowRank({k: (self.leaves[f"{k}/up"].clone(), self.leaves[f"{k}/down"].clone()) for k in self.workers})
+            return LowRank(
+                {k: (self.leaves[f"{k}/up"].clone(), self.leaves[f"{k}/down"].clone()) for k in self.workers}
+            )
         before = self.base.params(self.workers)
         return Delta({k: self.leaves[k].cpu() - w.detach().float().cpu() for k, w in before.items()})
 
@@ -127,7 +134,7 @@ class Log:
         if not self.checkpoint or not self.checkpoint.exists():
             return 0
         tensors, header = read_tensors(self.checkpoint)
-        if header["recipe"] != self.recipe:
+        if header.get("recipe") != self.recipe:
             return 0
         tuner.restore(tensors)
         return int(header["step"])

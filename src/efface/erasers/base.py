@@ -84,7 +84,9 @@ class Eraser(ABC):
         return edit.stamped(header)
 
     @abstractmethod
-    def run(self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log) -> Edit:
+    def run(
+        self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
+    ) -> Edit:
         """The paper's algorithm."""
 
     def recipe(self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...]) -> str:

@@ -37,7 +37,9 @@ PHRASES = ("{}", "a {}", "a picture of a {}", "{} style")
 class ESD(Eraser):
     """Fine-tune the denoiser away from a concept."""
 
-    where: Where = param("xattn", "weights that learn: xattn for names and styles, noxattn for what no word must bring back")
+    where: Where = param(
+        "xattn", "weights that learn: xattn for names and styles, noxattn for what no word must bring back"
+    )
     eta: float = param(1.0, "η, how far past the unconditional prediction the concept is pushed", at_least=0)
     steps: int = param(150, "training steps", at_least=0)
     lr: float = param(3e-4, "Adam's learning rate", above=0)
@@ -76,7 +78,7 @@ class ESD(Eraser):
         pairs = [(p.format(n), p.format(c.target) if c.target else "") for c in erase for n in c.phrases for p in say]
         prompts, targets = (base.embed(texts) for texts in zip(*pairs, strict=True))
         log.recipe = self.recipe(base, erase, preserve)
-        for step in log.steps(tuner, self.steps, every=self.reuse):
+        for step in log.steps(tuner, self.steps, every=self.reuse * -(-25 // self.reuse)):  # with new trajectories
             if step % self.reuse == 0 or step == log.resumed:
                 picked = torch.randint(len(prompts), (self.batch,), generator=rng)
                 path, levels = self.trajectories(student if self.source == "edited" else base, prompts[picked], rng)
@@ -87,12 +89,14 @@ class ESD(Eraser):
                 goal = e_target - self.eta * (e_cond - e_null)  # away from the concept
             loss = (student.predict(x, t, cond) - goal).square().mean()
             tuner.step(loss)
-            log.loss(loss)
+            log.loss(loss.detach())
         return tuner.edit()
 
     def trajectories(self, model: Denoiser, cond: Cond, rng: Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents on their way from noise to a picture of each prompt, (s b c h w), and their noise levels (s)."""
         seeds = torch.randint(2**31, (len(cond),), generator=rng).tolist()
         last = self.sampler_steps - 1
-        path = model.sample(cond, seeds=seeds, steps=self.sampler_steps, guidance=self.guidance, until=last, record=True)
+        path = model.sample(
+            cond, seeds=seeds, steps=self.sampler_steps, guidance=self.guidance, until=last, record=True
+        )
         return path, model.timesteps(self.sampler_steps)

@@ -38,23 +38,37 @@ class UCE(Eraser):
     """Erase to a target or to nothing, many concepts at once, in closed form."""
 
     erase_scale: float = param(1.0, "a, weight of an erased concept", above=0)
-    preserve_scale: float = param(1.0, "b, weight of a preserved concept; 0 means max(0.1, 1/number preserved)", at_least=0)
+    preserve_scale: float = param(
+        1.0, "b, weight of a preserved concept; 0 means max(0.1, 1/number preserved)", at_least=0
+    )
     ridge: float = param(1e-3, "λ, pull towards the original weights", above=0)
-    ridge_unit: Literal["rows", "absolute"] = param("rows", "λ in units of the mean square of the rows, or as it is")
+    ridge_unit: Literal["rows", "absolute"] = param(
+        "rows", "λ in units of the mean eigenvalue of the rows' Gram matrix, or as it is"
+    )
     tokens: Literal["content", "last_to_end", "last"] = param("content", "rows of a prompt that are constrained")
     phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
 
     makes: ClassVar = (TextMap,)
     cost: ClassVar = "seconds, words only"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "2023": {"tokens": "last_to_end", "ridge": 0.5, "ridge_unit": "absolute", "preserve_scale": 0.0, "phrases": False},
+        "2023": {
+            "tokens": "last_to_end",
+            "ridge": 0.5,
+            "ridge_unit": "absolute",
+            "preserve_scale": 0.0,
+            "phrases": False,
+        },
         "2025": {"tokens": "last", "ridge": 0.5, "ridge_unit": "absolute", "phrases": False},
     }
 
     @override
-    def run(self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log) -> TextMap:
+    def run(
+        self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
+    ) -> TextMap:
         say = PHRASES if self.phrases else ("{}",)
-        pairs = [(p.format(name), p.format(c.target) if c.target else "") for c in erase for name in c.phrases for p in say]
+        pairs = [
+            (p.format(name), p.format(c.target) if c.target else "") for c in erase for name in c.phrases for p in say
+        ]
         kept = [p.format(name) for c in preserve for name in c.phrases for p in say]
         if self.tokens != "last":  # the later code leaves the unconditional prompt unprotected
             kept.append("")
@@ -63,19 +77,24 @@ class UCE(Eraser):
 
     def solve(self, erased: Cond, targets: Cond, preserved: Cond) -> TextMap:
         """The map for embedded prompts: `erased[i]` shall read as `targets[i]`, each of `preserved` as itself."""
-        paired = [pair_rows(erased[i], targets[i], self.tokens) for i in range(len(erased))]
+        erased, targets, preserved = erased.cpu(), targets.cpu(), preserved.cpu()
+        paired = [pair_rows(erased[[i]], targets[[i]], self.tokens) for i in range(len(erased))]
         c, g, weights = (torch.cat(parts) for parts in zip(*paired, strict=True))
         rows, row_weights = keep_rows(preserved, self.tokens)
         b = self.preserve_scale or max(0.1, 1 / max(1, len(preserved)))
         kept = gram(rows, b * row_weights)
         weights = self.erase_scale * weights
-        unit = (kept.trace() + (weights * c.double().square().sum(1)).sum()) / c.shape[1] if self.ridge_unit == "rows" else 1.0
+        unit = (
+            (kept.trace() + (weights * c.double().square().sum(1)).sum()) / c.shape[1]
+            if self.ridge_unit == "rows"
+            else 1.0
+        )
         return TextMap(*text_map(c, g, weights, kept, float(self.ridge * unit)))
 
 
 def pair_rows(source: Cond, target: Cond, tokens: str) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of one prompt, the rows they shall read as, and their weights: (n d), (n d), (n). Row 0 is the start token."""
-    c, g = source.tokens, target.tokens
+    c, g = source.tokens[0], target.tokens[0]
     n, last, last_g = len(c), int(source.mask.sum()) - 2, int(target.mask.sum()) - 2  # "" has last = 0, the start token
     if tokens == "last":
         return c[last : last + 1], g[last_g : last_g + 1], torch.ones(1, dtype=torch.float64)
@@ -95,7 +114,7 @@ def pair_rows(source: Cond, target: Cond, tokens: str) -> tuple[Tensor, Tensor, 
 def keep_rows(preserved: Cond, tokens: str) -> tuple[Tensor, Tensor]:
     """Rows that shall stay and their weights, over all prompts: (n d), (n)."""
     b, n, d = preserved.tokens.shape
-    at, end = torch.arange(n), preserved.mask.sum(1, keepdim=True).cpu() - 1
+    at, end = torch.arange(n), preserved.mask.sum(1, keepdim=True) - 1
     if tokens == "last":
         weights = (at == end - 1).double()
     elif tokens == "last_to_end":
@@ -103,4 +122,4 @@ def keep_rows(preserved: Cond, tokens: str) -> tuple[Tensor, Tensor]:
     else:
         weights = torch.where(at > end, 1 / (n - 1 - end).clamp(min=1).double(), 1.0)
     used = weights.flatten() > 0
-    return preserved.tokens.reshape(b * n, d)[used.to(preserved.tokens.device)], weights.flatten()[used]
+    return preserved.tokens.reshape(b * n, d)[used], weights.flatten()[used]

@@ -27,7 +27,9 @@ class Classifier:
         shipped = {f"moji-{task}": HERE / "moji" / "detectors" / task for task in ("concept", "style")}
         folder = shipped.get(name, Path(name))
         if not (folder / "config.json").is_file():
-            raise UsageError(f"detector: {name!r} is neither shipped ({', '.join(shipped)}) nor a transformers folder; give one of them")
+            raise UsageError(
+                f"detector: {name!r} is neither shipped ({', '.join(shipped)}) nor a transformers folder; give one of them"
+            )
         self.name = name
         self.net = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
         self.labels: list[str] = [self.net.config.id2label[i] for i in range(self.net.config.num_labels)]
@@ -48,5 +50,9 @@ class Classifier:
     @property
     def card(self) -> dict[str, Any]:
         """Name and measured error on held-out drawings."""
-        measured = json.loads((HERE / "moji" / "card.json").read_text())["quality"]["detectors"] if self.name.startswith("moji-") else {}
+        measured = (
+            json.loads((HERE / "moji" / "card.json").read_text())["quality"]["detectors"]
+            if self.name.startswith("moji-")
+            else {}
+        )
         return {"name": self.name, "held_out_top1": measured.get(self.name.removeprefix("moji-"))}

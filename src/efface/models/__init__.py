@@ -22,11 +22,17 @@ def resolve(name: str) -> str:
     if folder.is_dir():
         index = folder / "model_index.json"
         if not index.is_file():
-            raise UsageError(f"model: {name!r} holds no model_index.json, so it is no diffusers pipeline; give the pipeline's folder")
+            raise UsageError(
+                f"model: {name!r} holds no model_index.json, so it is no diffusers pipeline; give the pipeline's folder"
+            )
         kind = json.loads(index.read_text()).get("_class_name", "")
         if kind != "StableDiffusionPipeline":
-            raise UsageError(f"model: expected a text-to-image StableDiffusionPipeline, got {kind!r} in {name!r}; give another model")
+            raise UsageError(
+                f"model: expected a text-to-image StableDiffusionPipeline, got {kind!r} in {name!r}; give another model"
+            )
         return name
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith((".", "/")) and not folder.suffix:
         return name
-    raise UsageError(f"model: {name!r} is no folder and no Hub id; give {', '.join(SHIPPED)}, a diffusers folder, or owner/name")
+    raise UsageError(
+        f"model: {name!r} is no folder and no Hub id; give {', '.join(SHIPPED)}, a diffusers folder, or owner/name"
+    )

@@ -42,7 +42,9 @@ def embed(
     tok = pipe.tokenizer
     given = tok(prompts, padding="max_length", max_length=tok.model_max_length, truncation=True, return_tensors="pt")
     ids = given.input_ids.to(pipe.text_encoder.device)
-    ends = (given.input_ids == tok.eos_token_id).int().argmax(1, keepdim=True)  # SD 1.x pads with EOS: the first one ends the text
+    ends = (
+        (given.input_ids == tok.eos_token_id).int().argmax(1, keepdim=True)
+    )  # SD 1.x pads with EOS: the first one ends the text
     mask = (torch.arange(ids.shape[1])[None] <= ends).int().to(ids.device)
     uses_mask = getattr(pipe.text_encoder.config, "use_attention_mask", False)
     rows = pipe.text_encoder(ids, attention_mask=mask if uses_mask else None)[0]

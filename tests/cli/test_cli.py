@@ -1,0 +1,202 @@
+"""Every command as a user types it: files, sentences, exit codes. Moji is the model; sizes are the smallest that still mean something."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from efface import cli, load_edit
+
+
+def run(capsys, *words: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of `efface WORDS`, with line breaks of narrow terminals taken out."""
+    argv, sys.argv = sys.argv, ["efface", *words]
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    finally:
+        sys.argv = argv
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def tiger(capsys) -> Path:
+    """A fitted edit."""
+    code, _, errors = run(
+        capsys, "erase", "tiger", "--to", "cat", "--preserve", "lion,leopard", "-o", "tiger.safetensors"
+    )
+    assert code == 0, errors
+    return Path("tiger.safetensors")
+
+
+def test_help_and_version_are_quick_to_import():
+    code = "import sys; sys.argv = ['efface', '--help']\nfrom efface.cli import main\nmain()\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("demo", "methods", "models", "erase", "generate", "evaluate", "show", "bake", "doctor"):
+        assert command in done.stdout
+
+
+def test_erase_show_generate_bake(capsys, tiger: Path):
+    edit = load_edit(tiger)
+    assert [(c.name, c.target) for c in edit.header.erase] == [("tiger", "cat")]
+    code, out, _ = run(capsys, "show", str(tiger))
+    assert code == 0
+    assert '"method": "UCE"' in out
+    assert '"lion"' in out
+    code, out, errors = run(
+        capsys, "generate", "a tiger", "--edit", str(tiger), "--compare", "-n", "2", "--steps", "4", "-o", "t.png"
+    )
+    assert code == 0, errors
+    from PIL import Image
+
+    sheet = Image.open("t.png")
+    assert sheet.size == (256, 256)  # two pictures a row at 128 px, unedited above edited
+    assert sheet.crop((0, 0, 256, 128)).tobytes() != sheet.crop((0, 128, 256, 256)).tobytes()
+    code, out, errors = run(capsys, "bake", str(tiger), "-o", "baked")
+    assert code == 0, errors
+    assert (Path("baked") / "model_index.json").is_file()
+    code, _, errors = run(capsys, "bake", str(tiger), "-o", "baked")
+    assert code == 2
+    assert "exists already" in errors
+
+
+def test_evaluate_writes_a_report(capsys, tiger: Path):
+    sizes = ["--pictures", "2", "--others", "1", "--near", "1", "--far", "1", "-o", "out"]
+    code, out, errors = run(capsys, "evaluate", str(tiger), *sizes)
+    assert code == 0, errors
+    assert "unedited" in out
+    page = (Path("out") / "report.html").read_text()
+    assert "data:image/png;base64," in page
+    assert len((Path("out") / "scores.jsonl").read_text().splitlines()) == 2 * 2 * (2 + 1 + 1)
+
+
+def test_lists(capsys):
+    code, out, _ = run(capsys, "methods")
+    assert code == 0
+    assert "uce" in out
+    assert "esd-x" in out
+    code, out, _ = run(capsys, "methods", "esd-x")
+    assert code == 0
+    assert "--sampler-steps" in out
+    assert "arXiv:2303.07345" in out
+    code, out, _ = run(capsys, "models")
+    assert code == 0
+    assert "moji" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["erase", "tiger", "--method", "ucee"], 2, "did you mean 'uce'"),
+        (["erase", " "], 2, "the name is empty"),
+        (["erase", "tiger", "--to", "Tiger"], 2, "its own target"),
+        (["erase", "tiger", "--preserve", "lion,tiger"], 2, "both erased and preserved"),
+        (["erase", "tiger", "--preserve", "@none.txt"], 2, "no such file"),
+        (["erase", "tiger", "--ridgee", "1"], 2, "unknown hyper-parameter 'ridgee'; did you mean 'ridge'"),
+        (["erase", "tiger", "--ridge", "much"], 2, "expected float, got 'much'"),
+        (["erase", "tiger", "--ridge", "0"], 2, "expected above 0"),
+        (["erase", "tiger", "--tokens", "first"], 2, "unknown value 'first'"),
+        (["erase", "tiger", "-o", "edit.pt"], 2, "ends in .safetensors"),
+        (["erase", "tiger", "--model", "no/where/at/all"], 2, "is no folder and no Hub id"),
+        (["erase", "tiger", "--model", "."], 2, "holds no model_index.json"),
+        (["generate", "a tiger", "--edit", "none.safetensors"], 2, "no such file"),
+        (["generate"], 2, "Missing argument"),
+        (["evaluate", "none.safetensors"], 2, "no such file"),
+        (["unknown"], 2, "No such command"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_one_sentence(capsys, words: list[str], code: int, sentence: str):
+    got, _, errors = run(capsys, *words)
+    assert got == code, errors
+    assert sentence in errors
+    assert "Traceback" not in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert not list(Path().glob("*.safetensors"))
+
+
+def test_wrong_files_are_one_sentence(capsys, tiger: Path):
+    Path("cut.safetensors").write_bytes(tiger.read_bytes()[:-100])
+    save_file({"x": torch.zeros(1)}, "foreign.safetensors")
+    torch.save({"x": torch.zeros(1)}, "pickle.safetensors")
+    for name, code, sentence in (
+        ("cut", 1, "damaged"),
+        ("foreign", 2, "not an edit of efface"),
+        ("pickle", 2, "this is a pickle"),
+    ):
+        got, _, errors = run(capsys, "show", f"{name}.safetensors")
+        assert got == code
+        assert sentence in errors
+        assert len(errors.strip().splitlines()) == 1
+
+
+def test_an_edit_for_another_base_is_refused(capsys, tiger: Path):
+    from dataclasses import replace
+
+    edit = load_edit(tiger)
+    edit.stamped(replace(edit.header, base="0" * 16)).save("other.safetensors")
+    words = ["generate", "a tiger", "--edit", "other.safetensors", "-n", "1", "--steps", "1"]
+    code, _, errors = run(capsys, *words)
+    assert code == 2
+    assert "made for base 0000000000000000" in errors
+    code, _, errors = run(capsys, *words, "--any-base")
+    assert code == 0, errors
+
+
+def test_interrupted_training_continues(capsys, monkeypatch: pytest.MonkeyPatch):
+    words = [
+        "erase",
+        "tiger",
+        "--method",
+        "esd-x",
+        "--steps",
+        "4",
+        "--reuse",
+        "2",
+        "--batch",
+        "2",
+        "--sampler-steps",
+        "3",
+    ]
+    from efface.core.train import Tuner
+
+    step, count = Tuner.step, []
+
+    def interrupted(self, loss):
+        count.append(1)
+        if len(count) == 4:
+            raise KeyboardInterrupt
+        step(self, loss)
+
+    code, _, errors = run(capsys, *words, "-o", "whole.safetensors")
+    assert code == 0, errors
+    monkeypatch.setattr(Tuner, "step", interrupted)
+    code, _, errors = run(capsys, *words, "-o", "parts.safetensors")
+    assert code == 130
+    assert "last checkpoint" in errors
+    assert not Path("parts.safetensors").exists()
+    assert Path(".parts.safetensors.training").exists()
+    monkeypatch.setattr(Tuner, "step", step)
+    code, _, errors = run(capsys, *words, "-o", "parts.safetensors")
+    assert code == 0, errors
+    assert not Path(".parts.safetensors.training").exists()
+    whole, parts = (load_edit(f"{n}.safetensors").tensors() for n in ("whole", "parts"))
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_traceback_only_with_debug(capsys):
+    with pytest.raises(Exception, match="no such file"):
+        run(capsys, "show", "none.safetensors", "--debug")

@@ -1,0 +1,247 @@
+"""UCE: the four facts of its closed form, its pairing of rows, and what it does to a model."""
+
+import numpy as np
+import pytest
+import torch
+from oracles import uce as oracle
+from torch import Tensor
+from toys import LENGTH, WIDTH, moved, tiny
+
+from efface.core.concept import Concept
+from efface.core.denoiser import Cond, Denoiser
+from efface.core.edit import TextMap
+from efface.erasers.uce import PHRASES, UCE, keep_rows, pair_rows
+
+ABSOLUTE = {"ridge_unit": "absolute", "ridge": 0.5}
+
+
+def matrix(edit: TextMap) -> np.ndarray:
+    return np.eye(WIDTH) + edit.left.double().numpy() @ edit.right.double().numpy().T
+
+
+def rows(base: Denoiser, prompt: str) -> np.ndarray:
+    return base.embed([prompt]).tokens[0].double().numpy()
+
+
+def constraints(base: Denoiser, tokens: str, erase: str, target: str, kept: list[str]) -> dict[str, np.ndarray]:
+    """The columns, targets and weights of one erased prompt, written down from the definition of each way to pair."""
+    erased, goal = rows(base, erase), rows(base, target)
+    n, words = LENGTH, {p: int(base.embed([p]).mask.sum()) - 2 for p in (erase, target, *kept)}
+    if tokens == "content":
+        pairs = oracle.content_pairs(n, words[erase], words[target])
+    elif tokens == "last":
+        pairs = [(words[erase], words[target], 1.0)]
+    else:
+        pairs = [(words[erase] + i, words[target] + i, 1.0) for i in range(n - max(words[erase], words[target]))]
+    p, b = [], []
+    for prompt in kept:
+        for i, row in enumerate(rows(base, prompt)):
+            pads = n - 2 - words[prompt]
+            weight = {
+                "content": 1.0 if i <= words[prompt] + 1 else 1 / pads,
+                "last": float(i == words[prompt]),
+                "last_to_end": 1.0,
+            }[tokens]
+            p.append(row)
+            b.append(weight)
+    c = np.stack([erased[i] for i, _, _ in pairs], 1)
+    g = np.stack([goal[j] for _, j, _ in pairs], 1)
+    return {"c": c, "g": g, "a": np.array([w for _, _, w in pairs]), "p": np.stack(p, 1), "b": np.array(b)}
+
+
+# -- the closed form -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokens", ["content", "last_to_end", "last"])
+@pytest.mark.parametrize(
+    ("erase", "target"), [("a tiger", "cat"), ("leopard", "a happy cat"), ("a red tiger", ""), ("cat", "leopard")]
+)
+def test_every_projection_is_the_papers_solution(base: Denoiser, tokens: str, erase: str, target: str) -> None:
+    edit = UCE(tokens=tokens, erase_scale=1.5, preserve_scale=0.7, **ABSOLUTE).solve(
+        base.embed([erase]), base.embed([target]), base.embed(["lion", "a dog"])
+    )
+    q = constraints(base, tokens, erase, target, ["lion", "a dog"])
+    q["a"], q["b"] = 1.5 * q["a"], 0.7 * q["b"]
+    for name, w in list(base.params("xattn.kv").items())[::5]:
+        old = w.double().numpy()
+        new = edit(base).params([name])[name].double().numpy()
+        np.testing.assert_allclose(
+            new, oracle.normal_equations(old, **q, ridge=0.5), atol=1e-5
+        )  # the edit is kept in float32
+        np.testing.assert_allclose(new, oracle.least_squares(old, **q, ridge=0.5), atol=1e-5)
+        assert np.abs(new - old).max() > 0.01
+
+
+def test_a_relative_ridge_is_in_units_of_the_mean_eigenvalue(base: Denoiser) -> None:
+    words = base.embed(["a tiger"]), base.embed(["cat"]), base.embed(["lion", ""])
+    q = constraints(base, "content", "a tiger", "cat", ["lion", ""])
+    gram = (q["c"] * q["a"]) @ q["c"].T + (q["p"] * q["b"]) @ q["p"].T
+    unit = float(np.linalg.eigvalsh(gram).mean())
+    relative = UCE(ridge=0.01).solve(*words)
+    absolute = UCE(ridge=0.01 * unit, ridge_unit="absolute").solve(*words)
+    np.testing.assert_allclose(matrix(relative), matrix(absolute), atol=1e-5)
+
+
+def test_a_target_equal_to_the_concept_changes_nothing(base: Denoiser) -> None:
+    for tokens in ("content", "last_to_end", "last"):
+        words = base.embed(["a tiger", "leopard"])
+        edit = UCE(tokens=tokens).solve(words, words, base.embed(["lion"]))
+        assert np.array_equal(matrix(edit), np.eye(WIDTH)), tokens
+
+
+def test_the_order_of_concepts_is_irrelevant(base: Denoiser) -> None:
+    some = [Concept("tiger", "cat"), Concept("car", ""), Concept("leopard", "a dog")]
+    one = UCE().fit(base, some, ["lion", "boat"])
+    two = UCE().fit(base, some[::-1], ["boat", "lion"])
+    np.testing.assert_allclose(matrix(one), matrix(two), atol=1e-5)
+
+
+def test_one_map_serves_every_key_and_value(base: Denoiser) -> None:
+    edit = UCE().fit(base, Concept("tiger", "cat"))
+    edited = edit(base)
+    assert edit.changes(base).keys() == base.params("xattn.kv").keys()
+    for name, w in edited.params("xattn.kv").items():
+        np.testing.assert_allclose(w.numpy(), base.params([name])[name].double().numpy() @ matrix(edit), atol=1e-5)
+
+
+# -- what is constrained -------------------------------------------------------------------------------------------
+
+
+def index_of(base: Denoiser, prompt: str, found: Tensor) -> list[int]:
+    """Which rows of a prompt `found` are; rows of a prompt are all different."""
+    own = base.embed([prompt]).tokens[0]
+    return [int((own - row).abs().sum(1).argmin()) for row in found]
+
+
+@pytest.mark.parametrize("pad", [None, "!"])
+@pytest.mark.parametrize(
+    ("tokens", "source", "target", "pairs"),
+    [
+        ("last", "a tiger", "cat", [(2, 1)]),
+        ("last", "a tiger", "", [(2, 0)]),  # the start token, as in the later code
+        ("last", "a picture of a happy zebra zebra", "cat", [(14, 1)]),  # truncated
+        ("last_to_end", "a tiger", "cat", [(2 + i, 1 + i) for i in range(14)]),
+        ("last_to_end", "cat", "a tiger", [(1 + i, 2 + i) for i in range(14)]),
+        ("last_to_end", "a tiger", "", [(2 + i, 0 + i) for i in range(14)]),
+        ("content", "a tiger", "cat", [(1, 1), (2, 1), *((3 + i, 2 + i) for i in range(13))]),
+        ("content", "cat", "a tiger", [(1, 2), *((2 + i, 3 + i) for i in range(13))]),
+        ("content", "a red tiger", "a cat", [(1, 1), (2, 2), (3, 2), *((4 + i, 3 + i) for i in range(12))]),
+        ("content", "a tiger", "", [(1, 1), (2, 1), *((3 + i, 1 + i) for i in range(13))]),
+        ("content", "a tiger", "a cat", [(1 + i, 1 + i) for i in range(15)]),
+        ("content", "a picture of a happy zebra zebra", "cat", [*((i, 1) for i in range(1, 15)), (15, 2)]),
+    ],
+)
+def test_rows_are_paired_as_documented(
+    pad: str | None, tokens: str, source: str, target: str, pairs: list[tuple[int, int]]
+) -> None:
+    base = tiny(pad=pad)
+    c, g, weights = pair_rows(base.embed([source]), base.embed([target]), tokens)
+    assert list(zip(index_of(base, source, c), index_of(base, target, g), strict=True)) == pairs
+    assert len(weights) == len(pairs)
+
+
+def test_padding_weighs_as_much_as_one_row(base: Denoiser) -> None:
+    for source, target in (("a tiger", "cat"), ("a tiger", ""), ("cat", "leopard")):
+        cond = base.embed([source, target])
+        *_, weights = pair_rows(cond[:1], cond[1:], "content")
+        words = int(cond.mask[0].sum()) - 2
+        assert weights[: words + 1].tolist() == [1.0] * (words + 1)
+        assert float(weights[words + 1 :].sum()) == pytest.approx(1.0)
+
+
+def test_kept_rows_and_their_weights(base: Denoiser) -> None:
+    cond = base.embed(["a tiger", "", "leopard leopard leopard"])
+    found, weights = keep_rows(cond, "content")
+    assert len(found) == 3 * LENGTH
+    per_prompt = weights.view(3, LENGTH)
+    assert per_prompt.sum(1).tolist() == pytest.approx([5.0, 3.0, LENGTH])  # start, words, end, and padding as one
+    assert per_prompt[0, :4].tolist() == [1.0] * 4
+    found, weights = keep_rows(cond, "last")
+    assert torch.equal(found, torch.stack([cond.tokens[0, 2], cond.tokens[1, 0], cond.tokens[2, LENGTH - 2]]))
+    assert weights.tolist() == [1.0] * 3
+    assert keep_rows(cond, "last_to_end")[1].tolist() == [1.0] * 3 * LENGTH
+    assert len(keep_rows(cond[:0], "last")[0]) == 0
+
+
+def test_fit_says_each_concept_in_every_phrase_and_keeps_the_empty_prompt(
+    base: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    embed = Denoiser.embed
+    monkeypatch.setattr(Denoiser, "embed", lambda self, prompts: (seen.append(list(prompts)), embed(self, prompts))[1])
+    UCE().fit(base, Concept("tiger", "cat", ("leopard",)), ["lion"])
+    said = [p.format(name) for name in ("tiger", "leopard") for p in PHRASES]
+    assert seen[0][:16:2] == said
+    assert seen[0][1:16:2] == [p.format("cat") for p in PHRASES] * 2
+    assert seen[0][16:] == [*(p.format("lion") for p in PHRASES), ""]
+    seen.clear()
+    UCE.preset("2025").fit(base, "tiger", ["lion"])
+    assert seen == [["tiger", "", "lion"]]
+    seen.clear()
+    UCE.preset("2023").fit(base, "tiger", ["lion"])
+    assert seen == [["tiger", "", "lion", ""]]
+
+
+@pytest.mark.parametrize(("kept", "scale"), [(1, 1.0), (4, 0.25), (30, 0.1)])
+def test_preserve_scale_zero_is_the_2023_rule(base: Denoiser, kept: int, scale: float) -> None:
+    words = base.embed(["tiger"]), base.embed(["cat"]), base.embed(["lion", "dog", "a car"] * 10)[:kept]
+    rule, by_hand = (UCE(preserve_scale=b, **ABSOLUTE).solve(*words) for b in (0.0, scale))
+    assert np.array_equal(matrix(rule), matrix(by_hand))
+
+
+# -- what it does --------------------------------------------------------------------------------------------------
+
+
+def drift(base: Denoiser, edit: TextMap, prompt: str, other: str, places: slice) -> float:
+    """How far the keys and values of a prompt are from those the base gives another, relative to their size."""
+    worst, edited = 0.0, edit(base)
+    for name, w in edited.params("xattn.kv").items():
+        a = rows(base, prompt)[places] @ w.double().numpy().T
+        b = rows(base, other)[places] @ base.params([name])[name].double().numpy().T
+        worst = max(worst, float(np.linalg.norm(a - b) / np.linalg.norm(b)))
+    return worst
+
+
+def test_the_erased_prompt_reads_as_its_target_and_the_others_as_themselves(base: Denoiser) -> None:
+    edit = UCE(phrases=False).fit(base, Concept("tiger", "cat"), ["lion"])
+    words = slice(1, 3)  # the word and the end
+    assert drift(base, TextMap(torch.zeros(WIDTH, 1), torch.zeros(WIDTH, 1)), "tiger", "cat", words) > 0.5
+    assert drift(base, edit, "tiger", "cat", words) < 0.05
+    assert drift(base, edit, "", "", slice(None)) < 0.02
+    assert drift(base, edit, "lion", "lion", slice(None)) < 0.05
+    assert drift(base, edit, "tiger", "tiger", words) > 0.5
+
+
+def test_pictures_of_the_erased_concept_become_pictures_of_its_target(base: Denoiser) -> None:
+    edited = UCE(phrases=False).fit(base, Concept("tiger", "cat"), ["lion"])(base)
+    seeds = range(4)
+    before, goal = (base.sample(base.embed([p]), seeds=seeds, steps=5) for p in ("tiger", "cat"))
+    after = edited.sample(edited.embed(["tiger"]), seeds=seeds, steps=5)
+    assert (after - goal).norm() < 0.2 * (before - goal).norm()
+    assert moved(base, edited, "tiger") > 5 * max(moved(base, edited, ""), moved(base, edited, "lion"))
+
+
+def test_preserving_protects(base: Denoiser) -> None:
+    alone, kept = (
+        UCE(phrases=False).fit(base, Concept("tiger", "cat"), keep)(base) for keep in ((), ("leopard", "a happy lion"))
+    )
+    for prompt in ("leopard", "a happy lion"):
+        assert moved(base, kept, prompt) < 0.5 * moved(base, alone, prompt)
+
+
+def test_many_concepts_at_once(base: Denoiser) -> None:
+    many = [Concept("tiger", "cat"), Concept("car", "boat"), Concept("moon", "stone")]
+    edit = UCE(phrases=False).fit(base, many, ["lion"])
+    for c in many:
+        assert drift(base, edit, c.name, c.target, slice(1, 3)) < 0.1, c
+
+
+def test_solve_takes_embeddings_of_any_precision_and_leaves_them_alone(base: Denoiser) -> None:
+    words = base.embed(["tiger", "cat", "lion"])
+    half = Cond(words.tokens.bfloat16(), words.ids, words.mask)
+    before = words.tokens.clone()
+    close = matrix(UCE(ridge=0.1).solve(half[:1], half[1:2], half[2:])) - matrix(
+        UCE(ridge=0.1).solve(words[:1], words[1:2], words[2:])
+    )
+    assert np.abs(close).max() < 0.02  # bfloat16 has eight bits
+    assert torch.equal(words.tokens, before)

@@ -1,0 +1,284 @@
+"""Every eraser of the table, with every preset, keeps every promise of an eraser."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toys import differing, moved, probe, snapshot, tiny
+
+from efface.core.concept import Concept
+from efface.core.denoiser import Denoiser
+from efface.core.edit import Edit, Header, load
+from efface.core.errors import UsageError
+from efface.core.params import choices, fields
+from efface.erasers import TABLE, find, make, names, split
+from efface.erasers.base import Eraser
+
+# a training short enough for a test; a method takes those it knows
+SMALL = {"steps": 2, "batch": 2, "sampler_steps": 3, "reuse": 2}
+LONGER = {"steps": 8, "batch": 3, "sampler_steps": 3, "reuse": 4, "lr": 1e-3}  # long enough to erase something
+ERASE = (Concept("tiger", prompts=("leopard",)), Concept("car", "boat"))
+KEEP = ("lion", "house")
+
+
+def small(name: str, settings: dict[str, Any] = SMALL, **changes: Any) -> Eraser:
+    known = {f.name for f in dataclasses.fields(split(name)[0])}
+    return make(name, **{k: v for k, v in settings.items() if k in known}, **changes)
+
+
+def trains(name: str) -> bool:
+    """Whether a method draws random numbers: all that train do, closed forms do not."""
+    return "steps" in {f.name for f in fields(split(name)[0])}
+
+
+def tensors(edit: Edit) -> dict[str, torch.Tensor]:
+    return {k: t.clone() for k, t in edit.tensors().items()}
+
+
+def equal(a: Edit, b: Edit) -> bool:
+    one, two = a.tensors(), b.tensors()
+    return one.keys() == two.keys() and all(torch.equal(t, two[k]) for k, t in one.items())
+
+
+METHODS = names()
+methods = pytest.mark.parametrize("name", METHODS)
+
+
+@pytest.fixture(scope="module")
+def fitted(shared: Denoiser) -> Iterator[dict[str, Edit]]:
+    """One small edit of each method, fitted when first asked for; the model must not notice."""
+
+    class Fitted(dict[str, Edit]):
+        def __missing__(self, name: str) -> Edit:
+            self[name] = small(name).fit(shared, ERASE, KEEP, model="toy")
+            return self[name]
+
+    before = snapshot(shared)
+    yield Fitted()
+    assert not differing(before, snapshot(shared))
+
+
+# -- what a fit leaves alone ---------------------------------------------------------------------------------------
+
+
+@methods
+def test_fit_leaves_the_base_bit_for_bit_and_draws_from_no_global_generator(base: Denoiser, name: str) -> None:
+    before, fingerprint, state = snapshot(base), base.fingerprint, torch.get_rng_state()
+    edit = small(name).fit(base, ERASE, KEEP)
+    assert not differing(before, snapshot(base))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert base.fingerprint == fingerprint
+    parts = (base.pipeline.unet, base.pipeline.text_encoder)
+    assert all(p.grad is None and not p.requires_grad for part in parts for p in part.parameters())
+    torch.manual_seed(12345)
+    assert equal(small(name).fit(base, ERASE, KEEP), edit)  # same seed, same bits, whatever the global seed
+
+
+@methods
+def test_another_seed_gives_other_bits_where_a_method_draws(base: Denoiser, fitted: dict[str, Edit], name: str) -> None:
+    other = small(name, seed=1).fit(base, ERASE, KEEP)
+    assert equal(other, fitted[name]) is not trains(name)
+    assert other.header.seed == 1
+
+
+@methods
+def test_it_touches_only_the_weights_it_declares(base: Denoiser, fitted: dict[str, Edit], name: str) -> None:
+    edited = fitted[name](base)
+    changed = differing(snapshot(base), snapshot(edited))
+    declared = base.params(getattr(small(name), "where", "xattn.kv")).keys()
+    assert changed
+    assert changed <= declared
+    for k, w in edited.params("unet").items():
+        assert k in declared or w.data_ptr() == base.params([k])[k].data_ptr()
+
+
+@methods
+def test_it_makes_what_it_says(fitted: dict[str, Edit], name: str) -> None:
+    assert type(fitted[name]) in split(name)[0].makes
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if "rank" in {f.name for f in fields(split(n)[0])}])
+def test_asked_for_low_rank_it_gives_low_rank(base: Denoiser, name: str) -> None:
+    edit = small(name, rank=2).fit(base, ERASE, KEEP)
+    assert type(edit).__name__ == "LowRank"
+    assert {min(t.shape) for t in edit.tensors().values()} <= {1, 2}
+    assert differing(snapshot(base), snapshot(edit(base)))
+
+
+# -- what it does --------------------------------------------------------------------------------------------------
+
+
+@methods
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_the_erased_concept_moves_more_than_an_unrelated_and_a_preserved_one(
+    shared: Denoiser, velocity: Denoiser, name: str, kind: str
+) -> None:
+    model = shared if kind == "epsilon" else velocity
+    edited = small(name, LONGER).fit(model, "tiger", ["lion"])(model)
+    erased = moved(model, edited, "tiger")
+    assert erased > 0.1
+    for other in ("house", "lion", ""):
+        assert erased > 1.1 * moved(model, edited, other), other
+
+
+@methods
+def test_its_neutral_setting_is_the_identity(base: Denoiser, name: str) -> None:
+    # training: no steps; closed forms: a target that is other words but the same tokens (é in one letter or two)
+    edit = (
+        small(name, steps=0).fit(base, ERASE, KEEP)
+        if trains(name)
+        else small(name).fit(base, Concept("cafe\u0301", "caf\u00e9"), KEEP)
+    )
+    assert not differing(snapshot(base), snapshot(edit(base)))
+
+
+@methods
+def test_case_of_a_name_does_not_matter(base: Denoiser, name: str) -> None:
+    one, two = (small(name).fit(base, word) for word in ("tiger", "Tiger "))
+    assert equal(one, two)
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if not trains(n)])
+def test_the_order_of_concepts_does_not_matter_to_a_closed_form(base: Denoiser, name: str) -> None:
+    one, two = (small(name).fit(base, e, k)(base) for e, k in ((ERASE, KEEP), (ERASE[::-1], KEEP[::-1])))
+    torch.testing.assert_close(probe(one, "tiger"), probe(two, "tiger"), atol=1e-4, rtol=0)  # sums in another order
+
+
+# -- what it leaves ------------------------------------------------------------------------------------------------
+
+
+CHILD = """
+import sys, torch
+from pathlib import Path
+from safetensors.torch import save_file
+from toys import probe, tiny
+from efface.core.edit import load
+torch.set_num_threads(1)
+base, folder = tiny(), Path(sys.argv[1])
+save_file({p.stem: probe(load(p)(base), "tiger") for p in folder.glob("*.safetensors")}, folder / "out.bin")
+"""
+
+
+def test_saved_and_loaded_in_a_new_process_they_predict_the_same(
+    base: Denoiser, fitted: dict[str, Edit], tmp_path: Path, child
+) -> None:
+    for name in METHODS:
+        fitted[name].save(tmp_path / f"{name}.safetensors")
+    got = child(CHILD, tmp_path)
+    assert got.keys() == set(METHODS)
+    for name in METHODS:
+        assert torch.equal(got[name], probe(fitted[name](base), "tiger")), name
+        assert not torch.equal(got[name], probe(base, "tiger")), name
+
+
+@methods
+def test_the_header_is_the_recipe_and_survives_the_file(
+    base: Denoiser, fitted: dict[str, Edit], tmp_path: Path, name: str
+) -> None:
+    edit, eraser = fitted[name], small(name)
+    header = edit.header
+    assert (header.method, header.base, header.model, header.seed) == (
+        split(name)[0].__name__,
+        base.fingerprint,
+        "toy",
+        0,
+    )
+    assert header.settings == dataclasses.asdict(eraser)
+    assert (header.erase, header.preserve) == (ERASE, KEEP)
+    assert header.version
+    assert header.created.endswith("+00:00")
+    assert header.seconds >= 0
+    edit.save(tmp_path / "x.safetensors")
+    again = load(tmp_path / "x.safetensors")
+    assert isinstance(again.header, Header)
+    assert again.header == header
+    assert equal(again, edit)
+    # the recipe is enough to make it again
+    cls = find(next(n for n in TABLE if find(n).__name__ == header.method))
+    assert equal(cls(**again.header.settings).fit(base, again.header.erase, again.header.preserve), edit)
+
+
+@methods
+def test_the_edit_of_one_model_is_refused_by_another(fitted: dict[str, Edit], name: str) -> None:
+    with pytest.raises(UsageError, match="edit: made for base"):
+        fitted[name](tiny(seed=1))
+
+
+# -- what it refuses -----------------------------------------------------------------------------------------------
+
+
+@methods
+@pytest.mark.parametrize(
+    ("erase", "preserve", "sentence"),
+    [
+        ((), (), "{}.fit: erase is empty; give at least one concept"),
+        (("tiger", "Tiger"), (), "{}.fit: erase[1]: 'Tiger' is given twice; give it once"),
+        ("tiger", ("lion", " TIGER"), "{}.fit: ' TIGER' is both erased and preserved; take it out of one of the lists"),
+        ("", (), "concept: the name is empty; give the words to erase or preserve, such as 'tiger'"),
+        ("tiger", ("",), "concept: the name is empty; give the words to erase or preserve, such as 'tiger'"),
+    ],
+)
+def test_bad_concepts_are_one_sentence(base: Denoiser, name: str, erase, preserve, sentence: str) -> None:  # noqa: ANN001
+    with pytest.raises(UsageError) as caught:
+        small(name).fit(base, erase, preserve)
+    assert str(caught.value) == sentence.format(split(name)[0].__name__)
+
+
+def bad_values() -> list[tuple[str, str, Any]]:
+    """(method, hyper-parameter, value): one beyond each bound, an unknown choice, another type."""
+    out: list[tuple[str, str, Any]] = []
+    for method in TABLE:
+        for f in fields(find(method)):
+            m = f.metadata
+            beyond = [
+                m["at_least"] - 1 if m["at_least"] is not None else None,
+                m["above"],
+                m["at_most"] + 1 if m["at_most"] is not None else None,
+            ]
+            out += [(method, f.name, f.type(v)) for v in beyond if v is not None]
+            out.append((method, f.name, "no such thing"))
+            if f.type is float:
+                out.append((method, f.name, float("nan")))
+    return out
+
+
+@pytest.mark.parametrize(("method", "name", "value"), bad_values())
+def test_a_bad_hyper_parameter_is_one_sentence(method: str, name: str, value: Any) -> None:
+    cls = find(method)
+    f = next(f for f in fields(cls) if f.name == name)
+    with pytest.raises(UsageError) as caught:
+        cls(**{name: value})
+    message = str(caught.value)
+    assert message.startswith(f"{cls.__name__}.{name}: ")
+    assert repr(value) in message
+    assert f.metadata["help"] in message or all(str(c) in message for c in choices(f))
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("method", list(TABLE))
+def test_an_eraser_is_a_frozen_value_with_defaults(method: str) -> None:
+    cls = find(method)
+    assert cls() == cls()
+    assert all(f.metadata["help"] for f in fields(cls))
+    assert cls.cost
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        cls().seed = 3  # type: ignore[misc]
+    with pytest.raises(UsageError, match=rf"^{cls.__name__}: unknown preset 'no such'; known: "):
+        cls.preset("no such")
+
+
+def test_names_are_methods_and_their_presets() -> None:
+    assert set(TABLE) < set(METHODS)
+    for name in METHODS:
+        cls, settings = split(name)
+        assert make(name) == (cls.preset(name.partition("-")[2]) if settings else cls())
+        assert {k: getattr(make(name), k) for k in settings} == settings
+    assert make("esd-x", steps=7).steps == 7
+    for wrong in ("uec", "uce-2077", "nothing", "esd-"):
+        with pytest.raises(UsageError, match=f"^method: unknown '{wrong}'; .*known: .*uce-2023"):
+            make(wrong)
+    with pytest.raises(UsageError, match="did you mean 'uce'"):
+        find("ucee")
