@@ -29,7 +29,7 @@ def test_a_method_is_one_short_file_that_names_its_paper(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 150
     doc = ast.get_docstring(ast.parse(text), clean=False) or ""
-    assert re.findall(r"^(\w+):", doc, flags=re.MULTILINE)[: len(FIELDS)] == FIELDS
+    assert re.findall(r"^(\w+): +", "\n".join(doc.splitlines()[1:]), flags=re.MULTILINE) == FIELDS
     paper = doc[doc.index("Paper:") : doc.index("Idea:")]
     assert re.search(r"arXiv:\d{4}\.\d{4,5}", paper)
     for here, there in zip(FIELDS, [*FIELDS[1:], None], strict=True):

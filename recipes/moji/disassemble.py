@@ -2,7 +2,8 @@
 
     python recipes/moji/disassemble.py && python recipes/moji/train.py
 
-Optimiser moments are not shipped and start anew; detectors are trained anew, since they must know the new concepts. The tokenizer stays: new words are spelt with the pieces it has.
+Optimiser moments are not shipped and start anew; detectors are trained anew, since they must know the new concepts.
+The tokenizer stays: new words are spelt with the pieces it has.
 """
 
 import json

@@ -79,7 +79,7 @@ def main() -> None:
     }
     quality = {
         "guidance": args.guidance, "steps": 25,
-        "concept_top1": {k: rate([r["rank"] == 1 for r, a in zip(seen, asked, strict=True) if a[0] in names]) for k, names in kinds.items()},
+        "concept_top1": {k: rate([r["rank"] == 1 for r, a in zip(seen, asked, strict=True) if a[0] in of]) for k, of in kinds.items()},
         "concept_top5": rate([r["rank"] <= 5 for r in seen]),
         "style_top1": rate([r["rank"] == 1 for r in drawn]),
         "by_style": {s: rate([r["rank"] == 1 for r, (_, t, _) in zip(seen, asked, strict=True) if t == s]) for s in STYLES},

@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--fall", type=int, default=600, help="last steps, over which the learning rate falls to zero")
     parser.add_argument("--batch", type=int, default=48, help="captions a step")
     parser.add_argument("--times", type=int, default=3, help="timesteps for each caption")
-    parser.add_argument("--plain", type=float, default=0.85, help="share of plain captions, 0.5 once the rate falls")
+    parser.add_argument("--plain", type=float, default=0.85, help="share of plain captions, 0.6 once the rate falls")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--name", default="unet")
     parser.add_argument("--prediction", default="epsilon")
@@ -153,7 +153,7 @@ def main() -> None:
         rng, noise = random.Random(step), torch.Generator().manual_seed(step)
         pair = [rng.randrange(len(data)) for _ in range(args.batch)]
         back = [rng.randrange(len(colours)) for _ in pair]
-        plain = args.plain if step < args.steps - args.fall else 0.5
+        plain = args.plain if step < args.steps - args.fall else 0.6
         said = [
             caption(data.concepts[data.concept[i]], STYLES[data.style[i]], colours[b], rng, plain)
             for i, b in zip(pair, back, strict=True)

@@ -9,6 +9,7 @@ _PUBLIC = {
     "Concept": "efface.core.concept",
     "Denoiser": "efface.core.denoiser",
     "load": "efface.core.denoiser",
+    "load_edit": "efface.core.edit",
     "Edit": "efface.core.edit",
     "TextMap": "efface.core.edit",
     "Delta": "efface.core.edit",
@@ -19,13 +20,11 @@ _PUBLIC = {
     "EffaceError": "efface.core.errors",
     "UsageError": "efface.core.errors",
 }
-__all__ = [*_PUBLIC, "load_edit"]
+__all__ = list(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     """Public names, imported when first used: `import efface` costs nothing heavy."""
-    if name == "load_edit":
-        return importlib.import_module("efface.core.edit").load
     if name not in _PUBLIC:
         raise AttributeError(f"module 'efface' has no attribute {name!r}; public names: {', '.join(__all__)}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -30,15 +30,14 @@ app = typer.Typer(
 )  # fmt: skip
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 
+INTERRUPTED = 130
 Model = Annotated[str, typer.Option(help="moji (shipped), a diffusers folder, or a Hub id")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps")]
 AnyBase = Annotated[bool, typer.Option("--any-base", help="apply an edit that was made for other weights all the same")]
-EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-@app.command(context_settings=EXTRA)
+@app.command(context_settings={"ignore_unknown_options": True})  # a method's own flags arrive among the names
 def erase(
-    context: typer.Context,
     concept: Annotated[list[str], typer.Argument(help="what to erase; several, or a group of Moji's such as alcohol")],
     method: Annotated[
         str, typer.Option(help="see `efface methods`; `efface methods NAME` lists its hyper-parameters, each a flag")
@@ -57,7 +56,7 @@ def erase(
         raise UsageError(
             f"--output: expected a file name that ends in .safetensors, got {str(output)!r}; give such a name"
         )
-    names, flags = _split([*concept, *context.args])
+    names, flags = _split(concept)
     eraser = _eraser(method, flags, seed)
     kept = _words(preserve)
     targets = [Concept(name, to, kind=kind) for word in names for name, kind in _expand(word, model)]
@@ -92,8 +91,7 @@ def generate(
     import numpy as np
 
     from efface.benchmarks.run import save_png
-    from efface.core.edit import Stack
-    from efface.core.edit import load as load_edit
+    from efface.core.edit import Stack, load_edit
 
     edits = [load_edit(path) for path in edit or []]
     base, rows = _load(model, device), []
@@ -122,9 +120,9 @@ def evaluate(
         "evaluation"
     ),
     pictures: Annotated[int, typer.Option(min=1, help="of each erased concept")] = 24,
-    others: Annotated[int, typer.Option(min=1, help="pictures of each neighbour and each distant concept")] = 12,
+    others: Annotated[int, typer.Option(min=1, help="pictures of each neighbour and each distant concept")] = 6,
     near: Annotated[int, typer.Option(min=0, help="neighbours asked for")] = 4,
-    far: Annotated[int, typer.Option(min=0, help="distant concepts asked for")] = 6,
+    far: Annotated[int, typer.Option(min=0, help="distant concepts asked for")] = 4,
     model: Model = "moji",
     device: Device = "cpu",
     any_base: AnyBase = False,
@@ -132,11 +130,15 @@ def evaluate(
     """Measure on Moji whether it is gone and who else was hurt, beside the unedited model; writes a report to open in a browser."""
     from efface.benchmarks.moji import members, plan
     from efface.benchmarks.run import evaluate as measure
-    from efface.core.edit import load as load_edit
+    from efface.core.edit import load_edit
     from efface.report.html import write_report
 
     edits = {path.stem: load_edit(path) for path in edit}
     base = _load(model, device)
+    if base.image_size != 64:
+        raise UsageError(
+            f"evaluate: Moji's detectors judge Moji's pictures (64 pixels), {model} draws {base.image_size}; give Moji"
+        )
     for one in edits.values():
         one.require(base, any_base)
     erased = list(dict.fromkeys(m for e in edits.values() for c in e.header.erase for m in members(c.name)))
@@ -250,7 +252,7 @@ def show(edit: Annotated[Path, typer.Argument(help="an edit's file")]) -> None:
     """Print the recipe in an edit's header and what the file holds."""
     import json
 
-    from efface.core.edit import load as load_edit
+    from efface.core.edit import load_edit
 
     loaded = load_edit(edit)
     tensors = loaded.tensors()
@@ -267,7 +269,7 @@ def bake(
     any_base: AnyBase = False,
 ) -> None:
     """Write a stock diffusers pipeline with the edit in its weights: it needs no efface."""
-    from efface.core.edit import load as load_edit
+    from efface.core.edit import load_edit
     from efface.core.io import replace_folder
 
     loaded = load_edit(edit) * strength
@@ -314,8 +316,10 @@ def main() -> None:
         os.environ.setdefault(name, "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        app(standalone_mode=False)
-    except (EffaceError, typer.Exit, typer.Abort, Exception, KeyboardInterrupt) as error:
+        if (code := app(standalone_mode=False)) == INTERRUPTED:  # how typer tells of Ctrl-C
+            raise KeyboardInterrupt
+        sys.exit(code if isinstance(code, int) else 0)
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
         sys.exit(_explain(error))
@@ -328,12 +332,12 @@ def _explain(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         err.print("Interrupted. What was finished is kept; the same command goes on from the last checkpoint.")
-        return 130
+        return INTERRUPTED
     if isinstance(error, EffaceError):
         err.print(f"efface: {error}", markup=False)
         return error.exit_code
-    if hasattr(error, "format_message"):  # the parser's own complaints, whichever click typer carries
-        err.print(f"efface: {error.format_message()} See: efface --help", markup=False)
+    if sentence := getattr(error, "format_message", None):  # the parser's own complaints, whichever click typer carries
+        err.print(f"efface: {sentence()} See: efface --help", markup=False)
         return 2
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         err.print("efface: no space left on the disk; free some and run the same command again")
@@ -346,12 +350,14 @@ def _explain(error: BaseException) -> int:
 
 
 def _load(model: str = "moji", device: str = "cpu") -> "Denoiser":
-    """The model, without diffusers' own progress bar."""
-    from diffusers.utils import logging
+    """The model, without its libraries' own progress bars."""
+    import diffusers
+    import transformers
 
     from efface.core.denoiser import load
 
-    logging.disable_progress_bar()
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
     return load(model, device=device)
 
 
@@ -377,7 +383,7 @@ def _eraser(method: str, flags: dict[str, str], seed: int) -> "Eraser":
 
     cls, settings = split(method)
     settings |= {name: parse(cls, name, text) for name, text in flags.items()}
-    return cls(**{**settings, "seed": seed})  # type: ignore[arg-type]
+    return cls(**{**settings, "seed": seed})
 
 
 def _words(text: str) -> list[str]:

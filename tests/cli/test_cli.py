@@ -119,6 +119,7 @@ def test_lists(capsys):
         (["unknown"], 2, "No such command"),
     ],
 )  # fmt: skip
+@pytest.mark.usefixtures("untyped")
 def test_wrong_arguments_are_one_sentence(capsys, words: list[str], code: int, sentence: str):
     got, _, errors = run(capsys, *words)
     assert got == code, errors
@@ -157,27 +158,14 @@ def test_an_edit_for_another_base_is_refused(capsys, tiger: Path):
 
 
 def test_interrupted_training_continues(capsys, monkeypatch: pytest.MonkeyPatch):
-    words = [
-        "erase",
-        "tiger",
-        "--method",
-        "esd-x",
-        "--steps",
-        "4",
-        "--reuse",
-        "2",
-        "--batch",
-        "2",
-        "--sampler-steps",
-        "3",
-    ]
+    words = "erase tiger --method esd-x --steps 30 --batch 2 --sampler-steps 3 --where xattn.kv".split()
     from efface.core.train import Tuner
 
     step, count = Tuner.step, []
 
     def interrupted(self, loss):
         count.append(1)
-        if len(count) == 4:
+        if len(count) == 28:  # after the checkpoint at 25
             raise KeyboardInterrupt
         step(self, loss)
 

@@ -62,3 +62,14 @@ def test_exit_codes_tell_usage_from_failure() -> None:
 def test_nearest_offers_close_names_then_all() -> None:
     assert nearest("ucee", ["esd", "uce"]) == "did you mean 'uce'? known: esd, uce"
     assert nearest("zzz", ["esd", "uce"]) == "known: esd, uce"
+
+
+def test_pairs_say_concept_and_target_in_the_same_words() -> None:
+    assert Concept("owl", "cat").pairs() == [
+        ("owl", "cat"),
+        ("an owl", "a cat"),
+        ("a picture of an owl", "a picture of a cat"),
+    ]
+    assert Concept("owl", "cat").pairs(framed=False) == [("owl", "cat")]
+    assert Concept("noto", kind="style").pairs()[2] == ("a picture in noto style", "")
+    assert len(Concept("owl", prompts=("night bird",)).pairs()) == 6

@@ -15,7 +15,7 @@ from toys import WIDTH, differing, moved, pipeline, probe, snapshot, tiny
 from efface.core import io
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
-from efface.core.edit import FORMAT, Delta, Edit, Header, LowRank, Stack, TextMap, load
+from efface.core.edit import FORMAT, Delta, Edit, Header, LowRank, Stack, TextMap, load_edit
 from efface.core.errors import EffaceError, UsageError
 
 KINDS = ["TextMap", "Delta", "LowRank", "Stack", "nested"]
@@ -25,7 +25,8 @@ KV = ".attn2.to_v.weight"
 def header(base: Denoiser) -> Header:
     return Header(
         "UCE", {"ridge": 0.5, "tokens": "last", "phrases": True, "seed": 3},
-        (Concept("tiger", "cat", ("big cat",), "object"), Concept("Ünïcode ε")), ("lion", "dog"), base.fingerprint, "toy", 3, "0.1.0", "2024-01-01T00:00:00+00:00", 1.5, {"ESR-1": 0.97},
+        (Concept("tiger", "cat", ("big cat",), "object"), Concept("Ünïcode ε")), ("lion", "dog"),
+        base.fingerprint, "toy", 3, "0.1.0", "2024-01-01T00:00:00+00:00", 1.5, {"ESR-1": 0.97},
     )  # fmt: skip
 
 
@@ -234,7 +235,7 @@ def test_a_model_of_another_shape_is_refused_even_then(base: Denoiser, monkeypat
 def test_a_file_holds_an_equal_edit(base: Denoiser, edit: Edit, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     edit.save(path)
-    again = load(path)
+    again = load_edit(path)
     assert type(again) is type(edit)
     assert again.header == edit.header
     assert again.tensors().keys() == edit.tensors().keys()
@@ -251,7 +252,7 @@ def test_a_header_survives_json(base: Denoiser) -> None:
 
 def test_strength_is_kept_in_the_file(base: Denoiser, edit: Edit, tmp_path: Path) -> None:
     (edit * 0.25).save(tmp_path / "x.safetensors")
-    assert not differing(snapshot(load(tmp_path / "x.safetensors")(base)), snapshot((edit * 0.25)(base)))
+    assert not differing(snapshot(load_edit(tmp_path / "x.safetensors")(base)), snapshot((edit * 0.25)(base)))
 
 
 CHILD = """
@@ -259,10 +260,10 @@ import sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
 from toys import probe, tiny
-from efface.core.edit import load
+from efface.core.edit import load_edit
 torch.set_num_threads(1)
 base, folder = tiny(), Path(sys.argv[1])
-save_file({p.stem: probe(load(p)(base), "a tiger") for p in folder.glob("*.safetensors")}, folder / "out.bin")
+save_file({p.stem: probe(load_edit(p)(base), "a tiger") for p in folder.glob("*.safetensors")}, folder / "out.bin")
 """
 
 
@@ -284,7 +285,7 @@ def test_a_newer_file_is_refused(base: Denoiser, tmp_path: Path) -> None:
     for raw in ({"format": FORMAT + 1, "kind": "Delta"}, {"kind": "Adapter"}):
         io.write_tensors(path, delta(base).tensors(), {**delta(base).record(), "version": "9.0", **raw})
         with pytest.raises(UsageError) as caught:
-            load(path)
+            load_edit(path)
         assert (
             str(caught.value)
             == f"{path}: written by efface 9.0 as {raw['kind']}, which this efface cannot read; upgrade it"
@@ -294,14 +295,14 @@ def test_a_newer_file_is_refused(base: Denoiser, tmp_path: Path) -> None:
 def test_entries_of_a_newer_minor_version_are_left_out(base: Denoiser, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     io.write_tensors(path, delta(base).tensors(), {**delta(base).record(), "licence": "CC0"})
-    assert load(path).header == header(base)
+    assert load_edit(path).header == header(base)
 
 
 def test_header_and_tensors_that_do_not_fit_are_one_sentence(base: Denoiser, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     io.write_tensors(path, {"left": torch.ones(4, 1)}, text_map(base).record())
     with pytest.raises(EffaceError, match="the header and the tensors do not fit together .*; copy or make it again"):
-        load(path)
+        load_edit(path)
 
 
 def _missing(path: Path) -> None:
@@ -344,7 +345,7 @@ def test_a_bad_file_is_one_sentence(
     text_map(base).save(path)
     spoil(path)
     with pytest.raises(kind) as caught:
-        load(path)
+        load_edit(path)
     assert type(caught.value) is kind
     assert str(caught.value).startswith(f"{path}: {sentence}")
     assert "\n" not in str(caught.value)
@@ -361,7 +362,7 @@ def test_a_full_disk_keeps_the_old_edit(base: Denoiser, tmp_path: Path, monkeypa
     monkeypatch.setattr(io, "save_file", fail)
     with pytest.raises(EffaceError, match="no space left on the disk; free some or write elsewhere"):
         delta(base).save(path)
-    assert isinstance(load(path), TextMap)
+    assert isinstance(load_edit(path), TextMap)
     assert list(tmp_path.iterdir()) == [path]
 
 

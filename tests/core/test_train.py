@@ -170,8 +170,8 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     assert read_tensors(path)[1] == {"step": (at - 1) // 2 * 2, "recipe": "r"}
     log = Watch(path, "r")
     resumed = train(base, log, rank=rank)
-    assert log.resumed == (at - 1) // 2 * 2
-    assert len(log.losses) == 6 - log.resumed
+    assert log.advanced[0] == (at - 1) // 2 * 2
+    assert len(log.losses) == 6 - log.advanced[0]
     assert log.stages == [("training", 6)]
     assert sum(log.advanced) == 6
     assert all(torch.equal(straight.leaves[k], resumed.leaves[k]) for k in straight.leaves)
@@ -193,7 +193,7 @@ def test_a_checkpoint_of_another_recipe_is_not_continued(base: Denoiser, tmp_pat
         train(base, Interrupted(path, "mine", at=3))
     log = Watch(path, "another")
     other = train(base, log)
-    assert log.resumed == 0
+    assert log.advanced[0] == 0
     assert len(log.losses) == 6
     assert not differing(snapshot(other.student), snapshot(train(base, Log()).student))
 
@@ -203,7 +203,7 @@ def test_a_file_that_is_no_checkpoint_is_not_continued(base: Denoiser, tmp_path:
     write_tensors(path, {"a": torch.ones(1)}, {"format": 1})
     log = Watch(path, "r")
     train(base, log, steps=1)
-    assert log.resumed == 0
+    assert log.advanced[0] == 0
 
 
 def test_a_bfloat16_training_resumes_too(tmp_path: Path) -> None:

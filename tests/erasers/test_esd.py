@@ -1,5 +1,6 @@
 """ESD: its objective against NumPy, its latents against the sampler, and a training that arrives."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from toys import differing, snapshot
 from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.train import Log
-from efface.erasers.esd import ESD, PHRASES
+from efface.erasers.esd import ESD
 
 SMALL = {"steps": 1, "batch": 3, "sampler_steps": 4, "phrases": False, "reuse": 1}
 
@@ -35,6 +36,10 @@ class Watch(Log):
         self.calls, self.stop = calls, stop
         self.losses: list[float] = []
         self.used: list[list[Call]] = []
+        self.advanced: list[int] = []  # the first is the step that training started from
+
+    def stage(self, name: str, total: int) -> Callable[[int], None]:
+        return self.advanced.append
 
     def loss(self, value: Tensor) -> None:
         self.losses.append(float(value))
@@ -66,17 +71,17 @@ def model(request: pytest.FixtureRequest, shared: Denoiser, velocity: Denoiser) 
 # -- the objective -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("eta", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("eta", [0.0, 3.0])
 def test_the_loss_is_the_papers(model: Denoiser, watch: Watch, eta: float) -> None:
-    ESD(eta=eta, **{**SMALL, "steps": 3, "lr": 1e-2}).fit(model, "tiger", log=watch)
-    assert len(watch.losses) == 3
+    ESD(eta=eta, **{**SMALL, "steps": 2, "lr": 1e-2}).fit(model, "tiger", log=watch)
+    assert len(watch.losses) == 2
     for value, (null, concept, target, student) in zip(watch.losses, watch.used, strict=True):
         assert null.model is concept.model is target.model is model
         assert student.model is not model
         goal = oracle.goal(null.out, concept.out, eta)
         np.testing.assert_allclose(goal, oracle.goal_2025(null.out, concept.out, eta + 1), atol=1e-12)
         assert value == pytest.approx(oracle.loss(student.out, goal), rel=1e-4)  # float32
-    assert abs(watch.used[2][3].out - watch.used[2][1].out).max() > 1e-3  # by then the student has moved
+    assert abs(watch.used[1][3].out - watch.used[1][1].out).max() > 1e-3  # by then the student has moved
 
 
 def test_eta_is_the_papers(base: Denoiser, watch: Watch) -> None:
@@ -131,7 +136,7 @@ def test_all_four_predictions_see_one_latent_at_its_own_level(
         torch.testing.assert_close(x, alone, atol=1e-4, rtol=0)  # batch of eight against one
 
 
-@pytest.mark.parametrize(("reuse", "times"), [(1, 5), (2, 3), (9, 1)])
+@pytest.mark.parametrize(("reuse", "times"), [(1, 3), (2, 2), (9, 1)])
 @pytest.mark.parametrize("source", ["base", "edited"])
 def test_latents_come_from_the_source_and_are_shared_by_steps(
     base: Denoiser, monkeypatch: pytest.MonkeyPatch, source: str, reuse: int, times: int
@@ -139,7 +144,7 @@ def test_latents_come_from_the_source_and_are_shared_by_steps(
     models: list[Denoiser] = []
     sample = Denoiser.sample
     monkeypatch.setattr(Denoiser, "sample", lambda self, cond, **kw: (models.append(self), sample(self, cond, **kw))[1])
-    ESD(source=source, **{**SMALL, "steps": 5, "reuse": reuse}).fit(base, "tiger")
+    ESD(source=source, **{**SMALL, "steps": 3, "reuse": reuse}).fit(base, "tiger")
     assert len(models) == times
     assert {m is base for m in models} == {source == "base"}
 
@@ -154,8 +159,8 @@ def test_latents_of_the_edited_model_change_what_is_learnt(base: Denoiser) -> No
 def test_every_concept_is_said_in_every_phrase(base: Denoiser, watch: Watch, phrases: bool) -> None:
     erase = [Concept("tiger", prompts=("leopard",)), Concept("car", "boat")]
     ESD(**{**SMALL, "batch": 64, "phrases": phrases, "sampler_steps": 2}).fit(base, erase, log=watch)
-    say = PHRASES if phrases else ("{}",)
-    pairs = {(p.format(n), p.format(c.target) if c.target else "") for c in erase for n in c.phrases for p in say}
+    pairs = {pair for c in erase for pair in c.pairs(phrases)}
+    assert len(pairs) == (3 if phrases else 1) * sum(len(c.phrases) for c in erase)
     known = {
         tuple(ids.tolist()): text for text in {t for pair in pairs for t in pair} for ids in base.embed([text]).ids
     }
@@ -181,14 +186,18 @@ def distance(base: Denoiser, student: Denoiser, eta: float = 1.0) -> float:
     return oracle.loss(now.double().numpy(), oracle.goal(null.double().numpy(), concept.double().numpy(), eta))
 
 
-@pytest.mark.parametrize(
-    "settings", [{"where": "xattn"}, {"where": "noxattn"}, {"where": "xattn", "rank": 4, "lr": 1e-2}]
-)
-def test_training_arrives_at_the_goal(model: Denoiser, settings: dict[str, object]) -> None:
-    edit = ESD(
-        **{"steps": 30, "batch": 4, "sampler_steps": 4, "lr": 1e-3, "reuse": 10, "phrases": False, **settings}
-    ).fit(model, "tiger")
-    assert distance(model, edit(model)) < 0.5 * distance(model, model)
+LEARN = {"steps": 16, "batch": 3, "sampler_steps": 4, "lr": 2e-3, "reuse": 8, "phrases": False}
+
+
+@pytest.mark.parametrize("settings", [{"where": "noxattn"}, {"where": "xattn", "rank": 4, "lr": 1e-2}])
+def test_training_arrives_at_the_goal(base: Denoiser, settings: dict[str, object]) -> None:
+    edit = ESD(**{**LEARN, **settings}).fit(base, "tiger")
+    assert distance(base, edit(base)) < 0.7 * distance(base, base)
+
+
+def test_training_arrives_in_v_as_well(velocity: Denoiser) -> None:
+    edit = ESD(**LEARN).fit(velocity, "tiger")
+    assert distance(velocity, edit(velocity)) < 0.7 * distance(velocity, velocity)
 
 
 def test_almost_every_weight_moves(base: Denoiser) -> None:
@@ -197,41 +206,29 @@ def test_almost_every_weight_moves(base: Denoiser) -> None:
     assert moved.float().mean() > 0.99
 
 
-@pytest.mark.parametrize("settings", [{"rank": 2}, {"source": "edited"}])
-def test_ctrl_c_and_again_is_as_if_nothing_had_happened(
-    base: Denoiser, tmp_path: Path, settings: dict[str, object]
-) -> None:
+def test_ctrl_c_and_again_is_as_if_nothing_had_happened(base: Denoiser, tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
-    eraser = ESD(**{**SMALL, "steps": 28, "batch": 1, "sampler_steps": 2, "reuse": 5, "lr": 1e-3, **settings})
-    straight = eraser.fit(base, "tiger")
-    with pytest.raises(KeyboardInterrupt):
-        eraser.fit(base, "tiger", log=Watch([], path, stop=27))
-    log = Watch([], path)
-    resumed = eraser.fit(base, "tiger", log=log)
-    assert (log.resumed, len(log.losses)) == (25, 3)
-    assert all(torch.equal(t, resumed.tensors()[k]) for k, t in straight.tensors().items())
-    assert not path.exists()
-
-
-@pytest.mark.parametrize("other", [{"lr": 2e-3}, {"seed": 1}, {}])
-def test_another_call_does_not_continue_the_checkpoint(
-    base: Denoiser, tmp_path: Path, other: dict[str, object]
-) -> None:
-    path = tmp_path / "c.safetensors"
-    some = {**SMALL, "steps": 26, "batch": 1, "sampler_steps": 2, "reuse": 25, "lr": 1e-3}
+    some = {**SMALL, "steps": 27, "batch": 1, "sampler_steps": 2, "reuse": 5, "lr": 1e-3, "rank": 2, "source": "edited"}
+    straight = ESD(**some).fit(base, "tiger")
     with pytest.raises(KeyboardInterrupt):
         ESD(**some).fit(base, "tiger", log=Watch([], path, stop=26))
-    assert path.exists()
-    log = Watch([], path, stop=1)
-    with pytest.raises(KeyboardInterrupt):
-        ESD(**{**some, **other}).fit(base, "tiger" if other else "lion", log=log)
-    assert log.resumed == 0
+    # another call does not continue it
+    for other, name in (({"lr": 2e-3}, "tiger"), ({"seed": 1}, "tiger"), ({}, "lion")):
+        log = Watch([], path, stop=1)
+        with pytest.raises(KeyboardInterrupt):
+            ESD(**{**some, **other}).fit(base, name, log=log)
+        assert log.advanced[0] == 0
+    log = Watch([], path)
+    resumed = ESD(**some).fit(base, "tiger", log=log)
+    assert (log.advanced[0], len(log.losses)) == (25, 2)
+    assert all(torch.equal(t, resumed.tensors()[k]) for k, t in straight.tensors().items())
+    assert not path.exists()
 
 
 def test_a_checkpoint_is_not_written_at_every_step(base: Denoiser, tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        ESD(**{**SMALL, "steps": 9, "sampler_steps": 2}).fit(base, "tiger", log=Watch([], path, stop=8))
+        ESD(**{**SMALL, "steps": 9, "batch": 1, "sampler_steps": 2}).fit(base, "tiger", log=Watch([], path, stop=4))
     assert not path.exists()  # with `reuse` = 1 and Stable Diffusion each would be half a gigabyte
 
 

@@ -10,7 +10,7 @@ from toys import LENGTH, WIDTH, moved, tiny
 from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import TextMap
-from efface.erasers.uce import PHRASES, UCE, keep_rows, pair_rows
+from efface.erasers.uce import UCE, keep_rows, pair_rows
 
 ABSOLUTE = {"ridge_unit": "absolute", "ridge": 0.5}
 
@@ -170,10 +170,10 @@ def test_fit_says_each_concept_in_every_phrase_and_keeps_the_empty_prompt(
     embed = Denoiser.embed
     monkeypatch.setattr(Denoiser, "embed", lambda self, prompts: (seen.append(list(prompts)), embed(self, prompts))[1])
     UCE().fit(base, Concept("tiger", "cat", ("leopard",)), ["lion"])
-    said = [p.format(name) for name in ("tiger", "leopard") for p in PHRASES]
-    assert seen[0][:16:2] == said
-    assert seen[0][1:16:2] == [p.format("cat") for p in PHRASES] * 2
-    assert seen[0][16:] == [*(p.format("lion") for p in PHRASES), ""]
+    said = ["tiger", "a tiger", "a picture of a tiger", "leopard", "a leopard", "a picture of a leopard"]
+    assert seen[0][:12:2] == said
+    assert seen[0][1:12:2] == ["cat", "a cat", "a picture of a cat"] * 2
+    assert seen[0][12:] == ["lion", "a lion", "a picture of a lion", ""]
     seen.clear()
     UCE.preset("2025").fit(base, "tiger", ["lion"])
     assert seen == [["tiger", "", "lion"]]

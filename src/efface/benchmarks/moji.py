@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
+from efface.core.concept import Kind, article
 from efface.core.errors import UsageError, nearest
 from efface.models import HERE
 
@@ -55,15 +56,10 @@ def members(name: str) -> list[str]:
     raise UsageError(f"concept: Moji does not know {name!r}; {nearest(key, [*concepts(), *groups, *styles()])}")
 
 
-def kind(name: str) -> str:
+def kind(name: str) -> Kind:
     """Kind of a concept, a group or a style."""
     first = members(name)[0]
     return "style" if first in styles() else concepts()[first]["kind"]
-
-
-def article(words: str) -> str:
-    """The words with "a" or "an" before them."""
-    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
 def prompt(concept: str, style: str = "") -> str:
@@ -97,11 +93,12 @@ def plan(erased: list[str], *, pictures: int, others: int, near: int, far: int) 
     concepts are then objects without the erased style, judged as objects.
     """
     cells: list[Cell] = []
-    for role, names, count in (
+    asked: list[tuple[Role, list[str], int]] = [
         ("erase", erased, pictures),
         ("neighbour", neighbours(erased, near), others),
         ("distant", distant(erased, far), others),
-    ):
+    ]
+    for role, names, count in asked:
         for name in names:
             for i in range(count):
                 seed = 1000 * len({c.concept for c in cells if c.concept != name}) + i

@@ -8,6 +8,13 @@ from efface.core.errors import UsageError, nearest
 
 Kind = Literal["object", "style", "character", "person", "unsafe", "mark"]
 
+# Plain ways to say a concept: {0} the words, {1} the words with their article. A word means something else after "a".
+FRAMES = {
+    "object": ("{0}", "{1}", "a picture of {1}"),
+    "style": ("{0}", "{0} style", "a picture in {0} style"),
+    "person": ("{0}", "a picture of {0}"),
+}
+
 
 @dataclass(frozen=True)
 class Concept:
@@ -37,6 +44,17 @@ class Concept:
     def phrases(self) -> tuple[str, ...]:
         """The name and every other way to say it, without repetition."""
         return tuple(dict.fromkeys((self.name, *self.prompts)))
+
+    def pairs(self, framed: bool = True) -> list[tuple[str, str]]:
+        """Prompts that say this concept, each with the prompt that says its target in the same words; bare unless `framed`."""
+        frames = FRAMES.get(self.kind, FRAMES["object"]) if framed else ("{0}",)
+        goal = (self.target, article(self.target)) if self.target.strip() else None
+        return [(f.format(n, article(n)), f.format(*goal) if goal else "") for n in self.phrases for f in frames]
+
+
+def article(words: str) -> str:
+    """The words with "a" or "an" before them."""
+    return f"an {words}" if words[:1].lower() in tuple("aeiou") else f"a {words}"
 
 
 def same(a: str, b: str) -> bool:

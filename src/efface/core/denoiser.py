@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -87,7 +87,7 @@ class Denoiser:
         pipeline.vae.requires_grad_(False).eval()
         pipeline.set_progress_bar_config(disable=True)
         self.scheduler = _ddim(pipeline)
-        kind = self.scheduler.config.prediction_type
+        kind = self.scheduler.config["prediction_type"]
         if kind not in ("epsilon", "v_prediction"):
             raise UsageError(f"model: expected epsilon or v_prediction, got {kind!r}; this family is not supported yet")
         self.prediction: Literal["epsilon", "v_prediction"] = kind
@@ -221,7 +221,7 @@ class Denoiser:
             pred = self.predict(torch.cat([x, x]) if guidance != 1 else x, level, both)
             if guidance != 1:
                 pred = pred[:n] + guidance * (pred[n:] - pred[:n])
-            x = scheduler.step(pred, t, x, return_dict=False)[0]
+            x = scheduler.step(pred, int(t), x, return_dict=False)[0]
             path.append(x)
             tick(n)
         return torch.stack(path) if record else x
@@ -306,7 +306,8 @@ def _owned(part: nn.Module) -> Iterable[tuple[str, Tensor, nn.Module]]:
 def _ddim(pipe: DiffusionPipeline) -> DDIMScheduler:
     with warnings.catch_warnings():  # settings of another sampler that DDIM does not use are no news
         warnings.simplefilter("ignore")
-        return DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False)
+        made = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False)
+    return cast(DDIMScheduler, made)
 
 
 def load(

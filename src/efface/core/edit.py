@@ -130,7 +130,7 @@ class Edit(ABC):
         write_tensors(Path(path), self.tensors(), self.record())
 
 
-def load(path: str | Path) -> Edit:
+def load_edit(path: str | Path) -> Edit:
     """The edit in a file; nothing is ever unpickled.
 
     Raises:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import Field, field
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 
 from efface.core.errors import UsageError, nearest
 
@@ -25,6 +25,11 @@ def choices(f: Field[Any]) -> tuple[Any, ...]:
     return get_args(f.type) if get_origin(f.type) is Literal else ()
 
 
+def type_of(f: Field[Any]) -> type:
+    """The annotation of a field that is no Literal; annotations are never strings here."""
+    return cast(type, f.type)
+
+
 def check(instance: Any) -> None:
     """Refuse a value of the wrong type or out of bounds, naming method, argument, expected and got.
 
@@ -38,16 +43,12 @@ def check(instance: Any) -> None:
             if value not in allowed:
                 raise UsageError(f"{who}.{f.name}: unknown value {value!r}; {nearest(str(value), map(str, allowed))}")
             continue
-        numeric = f.type in (int, float)
-        right = (
-            isinstance(value, bool)
-            if f.type is bool
-            else isinstance(value, f.type if f.type is not float else int | float)
+        kind = type_of(f)
+        right = isinstance(value, int | float if kind is float else kind) and (
+            kind is bool or not isinstance(value, bool)
         )
-        if not right or (
-            numeric and (isinstance(value, bool) or not math.isfinite(value))
-        ):  # nan is within every bound
-            raise UsageError(f"{who}.{f.name}: expected {f.type.__name__}, got {value!r}; {f.metadata['help']}")
+        if not right or (kind is float and not math.isfinite(value)):  # nan is within every bound
+            raise UsageError(f"{who}.{f.name}: expected {kind.__name__}, got {value!r}; {f.metadata['help']}")
         for wrong, bound in (
             (low is not None and value < low, f"at least {low}"),
             (strict is not None and value <= strict, f"above {strict}"),
@@ -69,9 +70,9 @@ def parse(cls: type, name: str, text: str) -> Any:
     f = known[name]
     if allowed := choices(f):
         return next((a for a in allowed if str(a) == text), text)
+    kind = type_of(f)
     try:
-        return {"true": True, "false": False}[text.lower()] if f.type is bool else f.type(text)
+        return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError):
-        raise UsageError(
-            f"{cls.__name__}.{name}: expected {f.type.__name__}, got {text!r}; {f.metadata['help']}"
-        ) from None
+        sentence = f"{cls.__name__}.{name}: expected {kind.__name__}, got {text!r}; {f.metadata['help']}"
+        raise UsageError(sentence) from None

@@ -108,7 +108,6 @@ class Log:
     def __init__(self, checkpoint: Path | None = None, recipe: str = "") -> None:
         """Nothing is read or written before training starts."""
         self.checkpoint, self.recipe = checkpoint, recipe
-        self.resumed = 0  # the step that training started from
 
     def stage(self, name: str, total: int) -> Callable[[int], None]:
         """Begin a stage of `total` units; the returned function reports finished ones."""
@@ -119,7 +118,7 @@ class Log:
 
     def steps(self, tuner: Tuner, total: int, every: int = 25) -> Iterator[int]:
         """Count training steps, continuing a checkpoint of the same recipe and keeping one every `every` steps."""
-        start = self.resumed = self._resume(tuner)
+        start = self._resume(tuner)
         advance = self.stage("training", total)
         advance(start)
         for step in range(start, total):

@@ -1,6 +1,7 @@
 """Every eraser by name. A new method is its file and its line in this table."""
 
 import importlib
+from typing import Any
 
 from efface.core.errors import UsageError, nearest
 from efface.erasers.base import Eraser
@@ -28,7 +29,7 @@ def names() -> list[str]:
     return [n for method in TABLE for n in (method, *(f"{method}-{p}" for p in find(method).presets))]
 
 
-def split(name: str) -> tuple[type[Eraser], dict[str, object]]:
+def split(name: str) -> tuple[type[Eraser], dict[str, Any]]:
     """A method or method-preset as its class and settings.
 
     Raises:
@@ -42,7 +43,7 @@ def split(name: str) -> tuple[type[Eraser], dict[str, object]]:
     return find(method), dict(find(method).presets[preset])
 
 
-def make(name: str, **settings: object) -> Eraser:
+def make(name: str, **settings: Any) -> Eraser:
     """An eraser by name, such as `make("esd-x", steps=100)`."""
     cls, preset = split(name)
     return cls(**{**preset, **settings})

@@ -14,12 +14,12 @@ Differs: Predictions are native (ε or v): the target is affine in them at equal
 Cost:    About a minute for Moji on two cores; minutes on a GPU for Stable Diffusion.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 from typing_extensions import override  # in typing from Python 3.12
 
 from efface.core.concept import Concept
@@ -30,7 +30,6 @@ from efface.core.train import Log, Tuner
 from efface.erasers.base import Eraser
 
 Where = Literal["xattn", "xattn.kv", "noxattn", "selfattn", "unet", "xattn.layers", "noxattn.layers", "noxattn.2023"]
-PHRASES = ("{}", "a {}", "a picture of a {}", "{} style")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,16 +73,15 @@ class ESD(Eraser):
     ) -> Delta | LowRank:
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
         student, null = tuner.student, base.embed([""])
-        say = PHRASES if self.phrases else ("{}",)
-        pairs = [(p.format(n), p.format(c.target) if c.target else "") for c in erase for n in c.phrases for p in say]
+        pairs = [pair for c in erase for pair in c.pairs(self.phrases)]
         prompts, targets = (base.embed(texts) for texts in zip(*pairs, strict=True))
+        latents = self.latents(student if self.source == "edited" else base, prompts, rng)
         log.recipe = self.recipe(base, erase, preserve)
-        for step in log.steps(tuner, self.steps, every=self.reuse * -(-25 // self.reuse)):  # with new trajectories
-            if step % self.reuse == 0 or step == log.resumed:
-                picked = torch.randint(len(prompts), (self.batch,), generator=rng)
-                path, levels = self.trajectories(student if self.source == "edited" else base, prompts[picked], rng)
-            k = torch.randint(len(levels), (self.batch,), generator=rng)
-            x, t, cond = path[k, torch.arange(self.batch)], levels[k], prompts[picked]
+        for _ in log.steps(
+            tuner, self.steps, every=self.reuse * -(-25 // self.reuse)
+        ):  # checkpoints between trajectories
+            x, t, picked = next(latents)
+            cond = prompts[picked]
             with torch.no_grad():
                 e_null, e_cond, e_target = (base.predict(x, t, c) for c in (null, cond, targets[picked]))
                 goal = e_target - self.eta * (e_cond - e_null)  # away from the concept
@@ -92,11 +90,20 @@ class ESD(Eraser):
             log.loss(loss.detach())
         return tuner.edit()
 
-    def trajectories(self, model: Denoiser, cond: Cond, rng: Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents on their way from noise to a picture of each prompt, (s b c h w), and their noise levels (s)."""
-        seeds = torch.randint(2**31, (len(cond),), generator=rng).tolist()
-        last = self.sampler_steps - 1
-        path = model.sample(
-            cond, seeds=seeds, steps=self.sampler_steps, guidance=self.guidance, until=last, record=True
-        )
-        return path, model.timesteps(self.sampler_steps)
+    def latents(self, model: Denoiser, prompts: Cond, rng: Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Latents on their way from noise to a picture of a concept, their noise levels, and which prompt each is of."""
+        levels, row = model.timesteps(self.sampler_steps), torch.arange(self.batch)
+        while True:
+            picked = torch.randint(len(prompts), (self.batch,), generator=rng)
+            seeds = torch.randint(2**31, (self.batch,), generator=rng).tolist()
+            path = model.sample(
+                prompts[picked],
+                seeds=seeds,
+                steps=len(levels),
+                guidance=self.guidance,
+                until=len(levels) - 1,
+                record=True,
+            )
+            for _ in range(self.reuse):
+                k = torch.randint(len(levels), (self.batch,), generator=rng)
+                yield path[k, row], levels[k], picked

@@ -9,7 +9,7 @@ Differs: Float64 and one Cholesky instead of float32 inverses layer by layer: wi
          Our rows (`tokens="content"`) constrain every word of a name, its end and its padding, with the padding weighing as much
          as one row: sixty near-copies would swamp the word. "" is always preserved, since the unconditional branch enters every
          picture. The ridge is relative to the rows, so that one value suits every text encoder. Concepts are said bare and in a
-         few plain phrases: a word means something else after "a". Preset "2023" pairs last word to end of padding as the paper's
+         few plain phrases. Preset "2023" pairs last word to end of padding as the paper's
          code, "2025" only the last word as the later code, where an empty target means the start token.
 Cost:    No images, no sampling; seconds on a CPU.
 """
@@ -29,8 +29,6 @@ from efface.core.linalg import gram, text_map
 from efface.core.params import param
 from efface.core.train import Log
 from efface.erasers.base import Eraser
-
-PHRASES = ("{}", "a {}", "a picture of a {}", "{} style")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +63,8 @@ class UCE(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> TextMap:
-        say = PHRASES if self.phrases else ("{}",)
-        pairs = [
-            (p.format(name), p.format(c.target) if c.target else "") for c in erase for name in c.phrases for p in say
-        ]
-        kept = [p.format(name) for c in preserve for name in c.phrases for p in say]
+        pairs = [pair for c in erase for pair in c.pairs(self.phrases)]
+        kept = [text for c in preserve for text, _ in c.pairs(self.phrases)]
         if self.tokens != "last":  # the later code leaves the unconditional prompt unprotected
             kept.append("")
         words = base.embed([text for pair in pairs for text in pair] + kept)
