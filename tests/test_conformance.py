@@ -122,8 +122,8 @@ def test_the_erased_concept_moves_more_than_an_unrelated_and_a_preserved_one(
     edited = small(name, LONGER).fit(model, Concept("tiger", "cat"), ["lion"])(model)
     erased = moved(model, edited, "tiger")
     assert erased > 0.1
-    for other in ("house", "lion", ""):
-        assert erased > 1.1 * moved(model, edited, other), other
+    assert erased > 1.1 * max(moved(model, edited, other) for other in ("house", ""))
+    assert erased > moved(model, edited, "lion")  # a neighbour; not every method takes a list to preserve
 
 
 @methods

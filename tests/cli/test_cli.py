@@ -158,7 +158,20 @@ def test_an_edit_for_another_base_is_refused(capsys, tiger: Path):
 
 
 def test_interrupted_training_continues(capsys, monkeypatch: pytest.MonkeyPatch):
-    words = "erase tiger --method esd-x --steps 30 --batch 2 --sampler-steps 3 --where xattn.kv".split()
+    words = [
+        "erase",
+        "tiger",
+        "--method",
+        "esd-x",
+        "--steps",
+        "30",
+        "--batch",
+        "2",
+        "--sampler-steps",
+        "3",
+        "--where",
+        "xattn.kv",
+    ]
     from efface.core.train import Tuner
 
     step, count = Tuner.step, []

@@ -157,7 +157,9 @@ def test_many_steps_of_exact_predictions_end_in_the_prompts_gaussian() -> None:
 
 def test_noise_depends_on_its_seed_alone(base: Denoiser) -> None:
     assert torch.equal(base.noise([4, 9])[1], base.noise([9, 1, 2])[0])
-    assert not torch.equal(base.noise([4])[0], base.noise([5])[0])
+    drawn = base.noise([*range(40), 2**31 - 1])
+    assert len({tuple(one.flatten()[:4].tolist()) for one in drawn}) == 41
+    assert torch.equal(drawn[-1], torch.randn(base.latent_shape, generator=torch.Generator().manual_seed(2**31 - 1)))
 
 
 def test_a_picture_depends_neither_on_batch_size_nor_order_nor_neighbours(model: Denoiser) -> None:

@@ -51,6 +51,14 @@ class Concept:
         goal = (self.target, article(self.target)) if self.target.strip() else None
         return [(f.format(n, article(n)), f.format(*goal) if goal else "") for n in self.phrases for f in frames]
 
+    def leads(self, framed: bool = True) -> list[str]:
+        """What each prompt of `pairs` says before the concept's own words: "a picture of a", say."""
+        return [
+            prompt[: prompt.rindex(n)]
+            for n in self.phrases
+            for prompt, _ in Concept(n, "", (), self.kind).pairs(framed)
+        ]
+
 
 def article(words: str) -> str:
     """The words with "a" or "an" before them."""

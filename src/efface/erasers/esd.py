@@ -40,8 +40,8 @@ class ESD(Eraser):
         "xattn", "weights that learn: xattn for names and styles, noxattn for what no word must bring back"
     )
     eta: float = param(1.0, "η, how far past the unconditional prediction the concept is pushed", at_least=0)
-    steps: int = param(150, "training steps", at_least=0)
-    lr: float = param(3e-4, "Adam's learning rate", above=0)
+    steps: int = param(80, "training steps", at_least=0)
+    lr: float = param(2e-4, "Adam's learning rate", above=0)
     batch: int = param(12, "noisy latents a step", at_least=1)
     source: Literal["base", "edited"] = param("base", "model that samples the latents")
     reuse: int = param(25, "steps that share the sampled trajectories", at_least=1)
