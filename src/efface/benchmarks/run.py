@@ -30,7 +30,7 @@ def evaluate(
     *,
     name: str,
     steps: int = 25,
-    guidance: float = 4.0,
+    guidance: float = 3.0,
     files: Mapping[str, str] | None = None,
     commands: Sequence[str] = (),
     log: Log | None = None,

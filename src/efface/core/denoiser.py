@@ -187,7 +187,7 @@ class Denoiser:
         *,
         seeds: Sequence[int],
         steps: int = 25,
-        guidance: float = 4.0,
+        guidance: float = 3.0,
         until: int | None = None,
         record: bool = False,
         tick: Callable[[int], object] = lambda n: None,
@@ -232,7 +232,7 @@ class Denoiser:
         seeds: Sequence[int],
         *,
         steps: int = 25,
-        guidance: float = 4.0,
+        guidance: float = 3.0,
         tick: Callable[[int], object] = lambda n: None,
     ) -> list[UInt8[np.ndarray, "H W 3"]]:
         """One picture for each (prompt, seed), as uint8 arrays."""
