@@ -62,6 +62,10 @@ def main() -> None:
             shutil.copy(args.output / card, part / card)
     shutil.rmtree(args.output, ignore_errors=True)
     part.rename(args.output)
+    for f in args.output.rglob(
+        "config.json"
+    ):  # stored in half, loaded in full: transformers would load what it says here
+        f.write_text(f.read_text().replace('"float16"', '"float32"'))
     for f in args.output.rglob("*"):
         f.chmod(0o755 if f.is_dir() else 0o644)
     size = sum(f.stat().st_size for f in args.output.rglob("*") if f.is_file())

@@ -140,6 +140,31 @@ def test_rows_are_paired_as_documented(
     assert len(weights) == len(pairs)
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "lead", "own"),
+    [
+        ("a picture of a tiger", "", 4, [(5, 1)]),
+        ("a picture of a leopard", "a picture of a cat", 4, [(i, 5) for i in range(5, 12)]),
+        ("a cat", "a red tiger", 1, [(2, 3)]),
+        ("a red happy tiger cat", "a red tiger", 1, [(2, 2), (3, 2), (4, 3), (5, 3)]),
+    ],
+)
+def test_the_words_before_a_concept_stay_as_they_are(
+    base: Denoiser, source: str, target: str, lead: int, own: list[tuple[int, int]]
+) -> None:
+    c, g, weights = pair_rows(base.embed([source]), base.embed([target]), "content", lead)
+    assert torch.equal(c[:lead], g[:lead])
+    assert torch.equal(c[:lead], base.embed([source]).tokens[0, 1 : lead + 1])
+    found = zip(index_of(base, source, c[lead:]), index_of(base, target, g[lead:]), strict=True)
+    assert list(found)[: len(own) + 1] == [*own, (own[-1][0] + 1, int(base.embed([target]).mask.sum()) - 1)]
+    assert weights[: lead + len(own) + 1].tolist() == [1.0] * (lead + len(own) + 1)
+
+
+def test_erasing_a_thing_to_nothing_keeps_what_is_said_before_it(base: Denoiser) -> None:
+    edited = UCE(ridge=1e-3).fit(base, "tiger", ["lion"])(base)
+    assert moved(base, edited, "a picture of a lion") < 0.4 * moved(base, edited, "a picture of a tiger")
+
+
 def test_padding_weighs_as_much_as_one_row(base: Denoiser) -> None:
     for source, target in (("a tiger", "cat"), ("a tiger", ""), ("cat", "leopard")):
         cond = base.embed([source, target])
@@ -176,10 +201,10 @@ def test_fit_says_each_concept_in_every_phrase_and_keeps_the_empty_prompt(
     assert seen[0][12:] == ["lion", "a lion", "a picture of a lion", ""]
     seen.clear()
     UCE.preset("2025").fit(base, "tiger", ["lion"])
-    assert seen == [["tiger", "", "lion"]]
+    assert seen[0] == ["tiger", "", "lion"]
     seen.clear()
     UCE.preset("2023").fit(base, "tiger", ["lion"])
-    assert seen == [["tiger", "", "lion", ""]]
+    assert seen[0] == ["tiger", "", "lion", ""]
 
 
 @pytest.mark.parametrize(("kept", "scale"), [(1, 1.0), (4, 0.25), (30, 0.1)])
@@ -203,7 +228,7 @@ def drift(base: Denoiser, edit: TextMap, prompt: str, other: str, places: slice)
 
 
 def test_the_erased_prompt_reads_as_its_target_and_the_others_as_themselves(base: Denoiser) -> None:
-    edit = UCE(phrases=False).fit(base, Concept("tiger", "cat"), ["lion"])
+    edit = UCE(phrases=False, ridge=1e-3).fit(base, Concept("tiger", "cat"), ["lion"])
     words = slice(1, 3)  # the word and the end
     assert drift(base, TextMap(torch.zeros(WIDTH, 1), torch.zeros(WIDTH, 1)), "tiger", "cat", words) > 0.5
     assert drift(base, edit, "tiger", "cat", words) < 0.05
@@ -213,7 +238,7 @@ def test_the_erased_prompt_reads_as_its_target_and_the_others_as_themselves(base
 
 
 def test_pictures_of_the_erased_concept_become_pictures_of_its_target(base: Denoiser) -> None:
-    edited = UCE(phrases=False).fit(base, Concept("tiger", "cat"), ["lion"])(base)
+    edited = UCE(phrases=False, ridge=1e-3).fit(base, Concept("tiger", "cat"), ["lion"])(base)
     seeds = range(4)
     before, goal = (base.sample(base.embed([p]), seeds=seeds, steps=5) for p in ("tiger", "cat"))
     after = edited.sample(edited.embed(["tiger"]), seeds=seeds, steps=5)
@@ -223,7 +248,8 @@ def test_pictures_of_the_erased_concept_become_pictures_of_its_target(base: Deno
 
 def test_preserving_protects(base: Denoiser) -> None:
     alone, kept = (
-        UCE(phrases=False).fit(base, Concept("tiger", "cat"), keep)(base) for keep in ((), ("leopard", "a happy lion"))
+        UCE(phrases=False, ridge=1e-3).fit(base, Concept("tiger", "cat"), keep)(base)
+        for keep in ((), ("leopard", "a happy lion"))
     )
     for prompt in ("leopard", "a happy lion"):
         assert moved(base, kept, prompt) < 0.5 * moved(base, alone, prompt)
@@ -231,7 +257,7 @@ def test_preserving_protects(base: Denoiser) -> None:
 
 def test_many_concepts_at_once(base: Denoiser) -> None:
     many = [Concept("tiger", "cat"), Concept("car", "boat"), Concept("moon", "stone")]
-    edit = UCE(phrases=False).fit(base, many, ["lion"])
+    edit = UCE(phrases=False, ridge=1e-3).fit(base, many, ["lion"])
     for c in many:
         assert drift(base, edit, c.name, c.target, slice(1, 3)) < 0.1, c
 
