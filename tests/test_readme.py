@@ -38,7 +38,9 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert {words[1] for words in commands} == {"erase", "generate", "evaluate", "show", "bake"}
     for words in commands:
         monkeypatch.setattr(sys, "argv", words)
-        cli.main()  # a failure would exit
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 0, words
     for made in ("tiger.safetensors", "tiger.png", "tiger/report.html", "moji-without-tiger/model_index.json"):
         assert Path(made).is_file(), made
 

@@ -40,8 +40,8 @@ class ESD(Eraser):
         "xattn", "weights that learn: xattn for names and styles, noxattn for what no word must bring back"
     )
     eta: float = param(1.0, "η, how far past the unconditional prediction the concept is pushed", at_least=0)
-    steps: int = param(80, "training steps", at_least=0)
-    lr: float = param(2e-4, "Adam's learning rate", above=0)
+    steps: int = param(120, "training steps", at_least=0)
+    lr: float = param(1e-4, "Adam's learning rate", above=0)
     batch: int = param(12, "noisy latents a step", at_least=1)
     source: Literal["base", "edited"] = param("base", "model that samples the latents")
     reuse: int = param(25, "steps that share the sampled trajectories", at_least=1)
@@ -75,6 +75,7 @@ class ESD(Eraser):
         student, null = tuner.student, base.embed([""])
         pairs = [pair for c in erase for pair in c.pairs(self.phrases)]
         prompts, targets = (base.embed(texts) for texts in zip(*pairs, strict=True))
+        aimed = any(c.target for c in erase)
         latents = self.latents(student if self.source == "edited" else base, prompts, rng)
         log.recipe = self.recipe(base, erase, preserve)
         for _ in log.steps(
@@ -83,7 +84,8 @@ class ESD(Eraser):
             x, t, picked = next(latents)
             cond = prompts[picked]
             with torch.no_grad():
-                e_null, e_cond, e_target = (base.predict(x, t, c) for c in (null, cond, targets[picked]))
+                e_null, e_cond = base.predict(x, t, null), base.predict(x, t, cond)
+                e_target = base.predict(x, t, targets[picked]) if aimed else e_null
                 goal = e_target - self.eta * (e_cond - e_null)  # away from the concept
             loss = (student.predict(x, t, cond) - goal).square().mean()
             tuner.step(loss)
