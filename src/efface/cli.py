@@ -89,9 +89,10 @@ def generate(
 ) -> None:
     """Draw pictures, with or without an edit, at equal seeds."""
     import numpy as np
+    from PIL import Image
 
-    from efface.benchmarks.run import save_png
     from efface.core.edit import Stack, load_edit
+    from efface.core.files import replace_file
 
     edits = [load_edit(path) for path in edit or []]
     base, rows = _load(model, device), []
@@ -108,7 +109,8 @@ def generate(
             rows.append(np.concatenate(pictures, axis=1))
     sheet = np.concatenate(rows, axis=0)
     zoom = max(1, 128 // base.image_size)
-    save_png(sheet.repeat(zoom, 0).repeat(zoom, 1), output)
+    picture = Image.fromarray(sheet.repeat(zoom, 0).repeat(zoom, 1))
+    replace_file(output, lambda part: picture.save(part, format="png"))
     above = ", unedited above edited" if len(models) == 2 else ""
     out.print(f"{output}: {number} pictures of {prompt!r} from seed {seed} on{above}.")
 
@@ -153,9 +155,9 @@ def evaluate(
             files={p.stem: str(p) for p in edit}, commands=["efface " + shlex.join(sys.argv[1:])],
         )  # fmt: skip
     page = write_report(output)
-    _scores(rows, edits)
+    _scores(rows, edits, output)
     out.print(
-        f"{page}: {len(cells) * (1 + len(edits))} pictures judged. Next: open it in a browser; {output}/scores.jsonl holds every row."
+        f"{page}: {len(cells) * (1 + len(edits))} pictures. Next: open it in a browser; {output}/scores.jsonl holds every row."
     )
 
 
@@ -192,7 +194,7 @@ def demo(
             base, edits, plan(erased, **sizes), output, name=_list(erased), files=files, commands=commands, log=log
         )
     page = write_report(output)
-    _scores(rows, edits)
+    _scores(rows, edits, output)
     out.print(f"The report is at {page.resolve()}: open it in a browser. Next: efface methods")
 
 
@@ -270,13 +272,54 @@ def bake(
 ) -> None:
     """Write a stock diffusers pipeline with the edit in its weights: it needs no efface."""
     from efface.core.edit import load_edit
-    from efface.core.io import replace_folder
+    from efface.core.io import write_pipeline
 
     loaded = load_edit(edit) * strength
     pipeline = _load(model).pipeline
     loaded.bake(pipeline, any_base=any_base)
-    replace_folder(output, pipeline.save_pretrained)
+    write_pipeline(output, pipeline)
     out.print(f"{output}: {model} without {_list(c.name for c in loaded.header.erase)}, an ordinary diffusers folder.")
+
+
+@app.command()
+def runs(
+    store: Annotated[str, typer.Argument(help="a run's store, such as efface-demo/store, or any fsspec location")],
+    verify: Annotated[bool, typer.Option("--verify", help="check every picture, and take out what is damaged")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="forget the errors, so that the next run tries again")] = False,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="join the many files of scores into one a detector")
+    ] = False,
+    remove: Annotated[str, typer.Option(help="take out the pictures of an edit, by its fingerprint")] = "",
+) -> None:
+    """List what a store holds: pictures by edit, errors, sizes; check, tidy or thin it."""
+    from collections import Counter
+
+    from efface.benchmarks.store import Store, name_of
+
+    opened = Store(store, new=False)
+    if verify:
+        bad = opened.verify(remove=True)
+        out.print(f"{len(bad)} damaged pictures taken out{''.join(f'{chr(10)}  {path}' for path in bad)}")
+    if remove:
+        out.print(f"{opened.remove(remove)} pictures of edit {remove} taken out")
+    if compact:
+        out.print(f"{opened.compact()} files saved")
+    failures = opened.failures()
+    if retry:
+        for failure in failures:
+            opened.forget_error(name_of(failure["cell"]))
+        out.print(f"{len(failures)} errors forgotten: the next run tries those cells again")
+        failures = []
+    count = Counter((cell["model"], cell["edit"]) for _, cell in opened.cells())
+    failed = Counter((f["cell"]["model"], f["cell"]["edit"]) for f in failures)
+    table = Table("model", "edit", "pictures", "errors", box=None)
+    for model, edit in sorted(count | failed):
+        table.add_row(model, edit or "unedited", str(count[model, edit]), str(failed[model, edit]))
+    out.print(table)
+    for error, times in Counter(f["error"] for f in failures).most_common(5):
+        out.print(f"  {times} x {error}", markup=False)
+    sizes = ", ".join(f"{kind} {size / 2**20:.1f} MiB" for kind, size in opened.size().items())
+    out.print(f"{store}: {sizes}." + (" Next: --retry, then the same run again." if failures else ""))
 
 
 @app.command()
@@ -418,7 +461,7 @@ def _list(names: Any) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _scores(rows: list[dict[str, Any]], edits: "dict[str, Edit]") -> None:
+def _scores(rows: list[dict[str, Any]], edits: "dict[str, Edit]", folder: Path) -> None:
     from efface.metrics.rates import erased, found
 
     table = Table("", "erased (ESR-1)", "neighbours kept (PSR-1)", "distant kept (PSR-1)", box=None)
@@ -429,6 +472,8 @@ def _scores(rows: list[dict[str, Any]], edits: "dict[str, Edit]") -> None:
             *(str(found(rows, "top1", edit=label, role=role)) for role in ("neighbour", "distant")),
         )
     out.print(table)
+    if failed := sum(r["value"] is None for r in rows if r["score"] == "top1"):
+        out.print(f"{failed} pictures could not be made or judged and count nowhere: efface runs {folder / 'store'}")
 
 
 @contextlib.contextmanager

@@ -84,6 +84,36 @@ def test_evaluate_writes_a_report(capsys, tiger: Path):
     assert len((Path("out") / "scores.jsonl").read_text().splitlines()) == 2 * 2 * (2 + 1 + 1)
 
 
+def test_a_store_is_listed_checked_and_retried(capsys, tiger: Path):
+    from efface.benchmarks.store import Store
+
+    sizes = ["--pictures", "1", "--others", "1", "--near", "1", "--far", "1", "-o", "out"]
+    code, _, errors = run(capsys, "evaluate", str(tiger), *sizes)
+    assert code == 0, errors
+    store = Store("out/store")
+    (name, cell), *_ = [(n, c) for n, c in store.cells() if c["edit"]]
+    path = Path("out/store") / store.picture_path(name)
+    path.write_bytes(b"damaged")
+    store.put_error({**cell, "seed": 99}, "RuntimeError: no luck")
+    code, out, _ = run(capsys, "runs", "out/store", "--verify", "--compact")
+    assert code == 0
+    assert "1 damaged pictures taken out" in out
+    assert "1 x RuntimeError: no luck" in out
+    assert not path.exists()
+    code, out, _ = run(capsys, "runs", "out/store", "--retry")
+    assert "1 errors forgotten" in out
+    assert store.failures() == []
+    code, _, errors = run(capsys, "evaluate", str(tiger), *sizes)  # draws what is gone
+    assert code == 0, errors
+    assert path.exists()
+    code, out, _ = run(capsys, "runs", "out/store", "--remove", cell["edit"])
+    assert "3 pictures of edit" in out
+    code, _, errors = run(capsys, "runs", "nowhere")
+    assert code == 2
+    assert "is no store" in errors
+    assert not Path("nowhere").exists()
+
+
 def test_lists(capsys):
     code, out, _ = run(capsys, "methods")
     assert code == 0

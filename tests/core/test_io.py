@@ -11,7 +11,8 @@ from safetensors.torch import save, save_file
 
 from efface.core import io
 from efface.core.errors import EffaceError, UsageError
-from efface.core.io import KEY, read_tensors, replace_file, write_tensors, write_text
+from efface.core.files import replace_file, write_text
+from efface.core.io import KEY, read_tensors, write_tensors
 
 ONE = {"a": torch.arange(6.0).view(2, 3)}
 

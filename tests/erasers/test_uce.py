@@ -82,6 +82,30 @@ def test_a_relative_ridge_is_in_units_of_the_mean_eigenvalue(base: Denoiser) -> 
     np.testing.assert_allclose(matrix(relative), matrix(absolute), atol=1e-5)
 
 
+def test_everyday_words_shape_the_ridge_as_preserved_rows_would(base: Denoiser) -> None:
+    """λ |(W' - W) R^½|² with R = 0.9 d M / tr M + 0.1 I is λ/10 and every row preserved with weight 0.9 λ d w / tr M."""
+    q = constraints(base, "content", "a tiger", "cat", ["lion"])
+    calm = constraints(base, "content", "tiger", "cat", ["moon", "a river"])
+    trace = float((calm["b"] * (calm["p"] ** 2).sum(0)).sum())
+    q["p"] = np.concatenate([q["p"], calm["p"]], 1)
+    q["b"] = np.concatenate([q["b"], 0.9 * 0.5 * WIDTH / trace * calm["b"]])
+    edit = UCE(**ABSOLUTE).solve(
+        base.embed(["a tiger"]), base.embed(["cat"]), base.embed(["lion"]), everyday=base.embed(["moon", "a river"])
+    )
+    for name, w in list(base.params("xattn.kv").items())[::5]:
+        new = edit(base).params([name])[name].double().numpy()
+        np.testing.assert_allclose(new, oracle.least_squares(w.double().numpy(), **q, ridge=0.05), atol=1e-5)
+
+
+def test_everyday_words_stay_and_the_erased_is_none_of_them(base: Denoiser) -> None:
+    assert base.words(4) == ["picture", "style", "tiger", "lion"]  # the order in which the tokenizer learnt them
+    assert "café" not in base.words(1000)
+    pulled, free = (UCE(everyday=n, phrases=False).fit(base, Concept("tiger", "cat"))(base) for n in (1000, 0))
+    assert moved(base, pulled, "tiger") > 0.8 * moved(base, free, "tiger")
+    calm = [w for w in base.words(1000) if w not in ("tiger", "cat")]
+    assert sum(moved(base, pulled, w) for w in calm) < sum(moved(base, free, w) for w in calm)
+
+
 def test_a_target_equal_to_the_concept_changes_nothing(base: Denoiser) -> None:
     for tokens in ("content", "last_to_end", "last"):
         words = base.embed(["a tiger", "leopard"])

@@ -123,6 +123,22 @@ def test_rates_leave_out_what_the_detector_could_not_judge(folder):
     assert run.seen_instead("uce") == {"cat": 2}
 
 
+def test_a_cell_that_failed_is_shown_without_a_picture_and_never_counted(tmp_path):
+    rows = list(scores())
+    folder = save(tmp_path / "run", info(), rows)
+    for row in rows:
+        if row["value"] is None:
+            row["image"] = ""
+    (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert text.count("? not drawn") == 2  # one of tiger, one of rose
+    assert read_run(folder).rate("uce", "erase", "top1").failed == 1
+    rows[0]["image"] = ""  # a judged row must have its picture
+    (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(UsageError, match="expected a picture"):
+        read_run(folder)
+
+
 def test_score_table(folder):
     head, base, uce = table(write_report(folder).read_text(encoding="utf-8"), "scores")
     assert head[1:4] == ["ESR-1/erased", "ESR-5/erased", "PSR-1/neighbours"]

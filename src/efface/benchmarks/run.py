@@ -1,4 +1,7 @@
-"""Cross edits with cells: the same prompts and seeds for the unedited model and for every edit, judged by one detector."""
+"""Cross edits with cells: the same prompts and seeds for the unedited model and for every edit, judged by one detector.
+
+Everything finished is in a store, so that a run that was killed goes on where it stopped and several processes share one run.
+"""
 
 import json
 import time
@@ -6,20 +9,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from PIL import Image
+from typing import Any, TypeVar
 
 from efface import __version__
 from efface.benchmarks.moji import Cell, styles
-from efface.core.denoiser import Denoiser
+from efface.benchmarks.store import Recipe, Store, name_of
+from efface.core.denoiser import CHUNK, Denoiser
 from efface.core.edit import Edit
-from efface.core.io import replace_file, write_text
+from efface.core.files import write_text
 from efface.core.train import Log
 from efface.metrics.detectors import Classifier
 
+T = TypeVar("T")
 Row = dict[str, Any]
+BASE = "base"  # the id of the unedited model
+SEGMENT = 256  # pictures whose scores share a file
 
 
 def evaluate(
@@ -35,33 +39,30 @@ def evaluate(
     commands: Sequence[str] = (),
     log: Log | None = None,
 ) -> list[Row]:
-    """Make and judge every cell with the unedited model and with each edit; write pictures, scores.jsonl and run.json to `folder`.
-
-    A model's rows are written when it is done, so that an interrupted evaluation keeps the models that were finished.
+    """Make and judge every cell with the unedited model and with each edit; write store, scores.jsonl and run.json to `folder`.
 
     Args:
         base: the unedited model.
         edits: by the name they are shown under.
         cells: what to ask, in any order.
-        folder: of the run; pictures that are there are replaced.
+        folder: of the run; pictures that its store holds already are not made again.
         name: of what was erased, for the title.
         steps: of the sampler.
         guidance: scale of classifier-free guidance.
         files: the edits' file names, by edit.
         commands: that repeat this run.
         log: where progress goes.
+
+    Raises:
+        UsageError: `folder` holds another store format, or foreign files where the store goes.
+        EffaceError: a picture of the store is damaged.
     """
-    log, started, rows = log or Log(), time.perf_counter(), []
+    log, started, store = log or Log(), time.perf_counter(), Store(folder / "store")
+    wanted = recipes(base, edits, cells, steps=steps, guidance=guidance)
+    draw(store, base, edits, wanted, log)
     judges = {task: Classifier(f"moji-{task}") for task in {_task(c) for c in cells}}
-    tick = log.stage("pictures", len(cells) * steps * (1 + len(edits)))
-    for label, model in {"base": base, **{k: e(base) for k, e in edits.items()}}.items():
-        pictures = model.images(
-            [c.prompt for c in cells], [c.seed for c in cells], steps=steps, guidance=guidance, tick=tick
-        )
-        rows += judge(label, cells, pictures, judges)
-        for i, picture in enumerate(pictures):
-            save_png(picture, folder / "images" / label / f"{i:04d}.png")
-        write_text(folder / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    rows = judge(store, wanted, cells, judges)
+    write_text(folder / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     first = next(iter(edits.values()), None)
     erased = [c for e in edits.values() for c in e.header.erase]
     concept = {
@@ -73,33 +74,141 @@ def evaluate(
         "title": f"Erasing {name}", "model": first.header.model if first else "", "fingerprint": base.fingerprint,
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "version": __version__, "concept": concept,
         "sampler": "DDIM, η = 0", "steps": steps, "guidance": guidance, "seeds": len({c.seed for c in cells}),
-        "edits": [_summary(k, e, (files or {}).get(k, "")) for k, e in edits.items()],
+        "edits": [_summary(k, e, (files or {}).get(k, "")) for k, e in edits.items()], "failures": _failures(store, wanted),
         "detector": judges[_task(cells[0])].card, "commands": list(commands), "seconds": round(time.perf_counter() - started, 1),
     }  # fmt: skip
     write_text(folder / "run.json", json.dumps(run, indent=1))
     return rows
 
 
+def recipes(
+    base: Denoiser, edits: Mapping[str, Edit], cells: Sequence[Cell], *, steps: int, guidance: float
+) -> dict[str, list[Recipe]]:
+    """What each model's pictures are made of, cell by cell; the unedited model is "base" and its edit ""."""
+    sampler = {
+        "name": "ddim", "eta": 0.0, "steps": steps, "guidance": float(guidance), "batch": CHUNK,
+        "dtype": str(base.pipeline.unet.dtype).removeprefix("torch."),
+    }  # fmt: skip
+    return {
+        label: [
+            {"model": base.fingerprint, "edit": print_, "prompt": c.prompt, "seed": c.seed, "sampler": sampler}
+            for c in cells
+        ]
+        for label, print_ in {BASE: "", **{k: e.fingerprint for k, e in edits.items()}}.items()
+    }
+
+
+def draw(
+    store: Store, base: Denoiser, edits: Mapping[str, Edit], wanted: Mapping[str, Sequence[Recipe]], log: Log
+) -> None:
+    """Make every picture the store lacks. What another process is at work on is waited for, or taken over when it died."""
+    steps = next(iter(wanted.values()))[0]["sampler"]["steps"]
+    jobs = [(label, part) for label, all_ in wanted.items() for part in _split(all_, CHUNK)]
+    tick = log.stage("pictures", sum(len(part) for _, part in jobs) * steps)
+    model, made = base, BASE  # one edited model at a time
+    while jobs:
+        busy = []
+        for label, part in jobs:
+            if lacking := _lacking(store, part):
+                with store.claim(name_of({"draw": [name_of(r) for r in part]})) as mine:
+                    if not mine:
+                        busy.append((label, part))
+                        continue
+                    if label != made:
+                        model, made = edits[label](base) if label != BASE else base, label
+                    lacking = _lacking(store, part)  # another process may have been quicker than the claim
+                    _draw(store, model, lacking, tick)
+            tick((len(part) - len(lacking)) * steps)
+        if len(busy) == len(jobs):
+            time.sleep(0.5)
+        jobs = busy
+
+
+def _lacking(store: Store, part: Sequence[Recipe]) -> list[Recipe]:
+    return [r for r in part if not store.has_picture(name_of(r)) and store.error(name_of(r)) is None]
+
+
+def _draw(store: Store, model: Denoiser, lacking: Sequence[Recipe], tick: Any) -> None:
+    """Pictures of up to a batch of recipes. The batch is always full: then a picture's bits do not depend on what else is lacking."""
+    if not lacking:
+        return
+    padded = [*lacking, *[lacking[-1]] * (CHUNK - len(lacking))]
+    sampler = lacking[0]["sampler"]
+    try:
+        pictures = model.images(
+            [r["prompt"] for r in padded],
+            [r["seed"] for r in padded],
+            steps=sampler["steps"],
+            guidance=sampler["guidance"],
+            tick=lambda _: tick(len(lacking)),
+        )
+    except Exception as error:
+        if len(lacking) > 1:  # one bad picture does not take its neighbours with it
+            for recipe in lacking:
+                _draw(store, model, [recipe], lambda _: None)
+            return
+        store.put_error(lacking[0], f"{type(error).__name__}: {error}")
+        return
+    for recipe, picture in zip(lacking, pictures, strict=False):
+        store.put_picture(recipe, picture)
+
+
 def judge(
-    label: str, cells: Sequence[Cell], pictures: Sequence[np.ndarray], judges: Mapping[str, Classifier]
+    store: Store, wanted: Mapping[str, Sequence[Recipe]], cells: Sequence[Cell], judges: Mapping[str, Classifier]
 ) -> list[Row]:
-    """Two rows for each picture: whether the concept asked for is the detector's best guess, and among its five best."""
-    ranks: dict[int, Row] = {}
-    for task, judge in judges.items():
-        mine = [i for i, c in enumerate(cells) if _task(c) == task]
-        ranks |= dict(zip(mine, judge.rank([pictures[i] for i in mine], [cells[i].concept for i in mine]), strict=True))
-    return [
-        {
-            "edit": label, **asdict(c), "score": f"top{k}", "value": int(ranks[i]["rank"] <= k),
-            "seen": ranks[i]["seen"], "image": f"images/{label}/{i:04d}.png",
-        }
-        for i, c in enumerate(cells) for k in (1, 5)
-    ]  # fmt: skip
+    """Two rows for each picture: whether the concept asked for is the detector's best guess, and among its five best.
+
+    A picture that could not be made or judged has the value None: it counts neither as there nor as gone.
+    """
+    seen: dict[str, dict[str, Any]] = {}
+    for task, one in judges.items():
+        names = [name_of(r) for all_ in wanted.values() for r, c in zip(all_, cells, strict=True) if _task(c) == task]
+        seen |= {f"{task}/{name}": record for name, record in look(store, one, names).items()}
+    rows = []
+    for label, all_ in wanted.items():
+        for recipe, c in zip(all_, cells, strict=True):
+            name = name_of(recipe)
+            record = seen.get(f"{_task(c)}/{name}", {"error": store.error(name)})
+            labels = [guess for guess, _ in record.get("top", ())]
+            rows += [
+                {
+                    "edit": label, **asdict(c), "attack": "", "score": f"top{k}",
+                    "value": int(c.concept in labels[:k]) if labels else None, "seen": labels[0] if labels else "",
+                    "error": record.get("error"), "image": f"store/{store.picture_path(name)}" if store.has_picture(name) else "",
+                    "cell": name, "detector": judges[_task(c)].id,
+                }
+                for k in (1, 5)
+            ]  # fmt: skip
+    return rows
 
 
-def save_png(picture: np.ndarray, path: Path) -> None:
-    """A uint8 picture (H W 3) as PNG, whole or not at all."""
-    replace_file(path, lambda part: Image.fromarray(picture).save(part, format="png"))
+def look(store: Store, detector: Classifier, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What a detector sees in the pictures of these cells, those that it has seen before included."""
+    known = store.scores(detector.id)
+    todo = [n for n in dict.fromkeys(names) if n not in known and store.has_picture(n)]
+    for part in _split(todo, SEGMENT):
+        records = _look(detector, [(n, store.picture(n)) for n in part])
+        store.put_scores(detector.id, records)
+        known |= {r["picture"]: r for r in records}
+    return {n: known[n] for n in names if n in known}
+
+
+def _look(detector: Classifier, pictures: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
+    try:
+        tops = detector.top([picture for _, picture in pictures])
+        return [{"picture": n, "top": top} for (n, _), top in zip(pictures, tops, strict=True)]
+    except Exception as error:
+        if len(pictures) > 1:  # find the one it cannot judge
+            return [record for one in pictures for record in _look(detector, [one])]
+        return [{"picture": pictures[0][0], "error": f"{type(error).__name__}: {error}"}]
+
+
+def _failures(store: Store, wanted: Mapping[str, Sequence[Recipe]]) -> int:
+    return sum(store.error(name_of(r)) is not None for all_ in wanted.values() for r in all_)
+
+
+def _split(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def _task(cell: Cell) -> str:
@@ -111,5 +220,5 @@ def _summary(label: str, edit: Edit, file: str) -> Row:
     size = sum(t.numel() * t.element_size() for t in edit.tensors().values())
     return {
         "id": label, "method": header.method, "settings": dict(header.settings), "seconds": header.seconds, "bytes": size,
-        "file": file, "preserve": list(header.preserve),
+        "file": file, "preserve": list(header.preserve), "fingerprint": edit.fingerprint,
     }  # fmt: skip

@@ -8,10 +8,12 @@ from efface.core.errors import UsageError, nearest
 
 Kind = Literal["object", "style", "character", "person", "unsafe", "mark"]
 
+THINGS = ("dog", "house", "flower", "car")  # a style is nearly always said of something
+
 # Plain ways to say a concept: {0} the words, {1} the words with their article. A word means something else after "a".
 FRAMES = {
     "object": ("{0}", "{1}", "a picture of {1}"),
-    "style": ("{0}", "{0} style", "a picture in {0} style"),
+    "style": ("{0}", "{0} style", "a picture in {0} style", *(f"a {thing} in {{0}} style" for thing in THINGS)),
     "person": ("{0}", "a picture of {0}"),
 }
 

@@ -119,6 +119,10 @@ class Denoiser:
         parts = [sd.embed(self.pipeline, list(prompts[i : i + 256])) for i in range(0, len(prompts), 256)]
         return Cond(*(torch.cat(rows) for rows in zip(*parts, strict=True)))
 
+    def words(self, n: int) -> list[str]:
+        """The `n` most frequent words that the text encoder knows as one token; fewer where it knows fewer."""
+        return sd.words(self.pipeline, n)
+
     # -- predictions -----------------------------------------------------------------------------------------------
 
     def predict(self, x: Float[Tensor, "b c h w"], t: Int[Tensor, "b"], cond: Cond) -> Float[Tensor, "b c h w"]:
@@ -235,9 +239,18 @@ class Denoiser:
         guidance: float = 3.0,
         tick: Callable[[int], object] = lambda n: None,
     ) -> list[UInt8[np.ndarray, "H W 3"]]:
-        """One picture for each (prompt, seed), as uint8 arrays."""
+        """One picture for each (prompt, seed), as uint8 arrays.
+
+        Raises:
+            EffaceError: a picture is not finite.
+        """
         latents = self.sample(self.embed(prompts), seeds=seeds, steps=steps, guidance=guidance, tick=tick)
         pictures = self.decode(latents).permute(0, 2, 3, 1).cpu()
+        if broken := int((~pictures.isfinite()).flatten(1).any(1).sum()):
+            raise EffaceError(
+                f"images: {broken} of {len(pictures)} pictures came out as NaN or infinite; the edit is too strong, "
+                "or the dtype too narrow: fit or apply it weaker, or load the model in float32"
+            )
         return list((pictures * 255).round().to(torch.uint8).numpy())
 
     # -- weights ---------------------------------------------------------------------------------------------------
@@ -311,21 +324,26 @@ def _ddim(pipe: DiffusionPipeline) -> DDIMScheduler:
 
 
 def load(
-    model: "str | Path | DiffusionPipeline | Denoiser" = "moji", *, device: str = "cpu", dtype: str = "float32"
+    model: "str | Path | DiffusionPipeline | Denoiser" = "moji",
+    *,
+    device: str = "cpu",
+    dtype: str | torch.dtype = "float32",
 ) -> Denoiser:
     """A denoiser from "moji", a diffusers folder, a Hub id, or a pipeline that is already in memory.
 
     Raises:
-        UsageError: no such model, or no text-to-image pipeline.
+        UsageError: no such model, no text-to-image pipeline, or no such dtype.
         EffaceError: the folder or the Hub's answer is damaged.
     """
     if isinstance(model, Denoiser):
         return model
     if isinstance(model, DiffusionPipeline):
         return Denoiser(model)
-    source = resolve(str(model))
+    source, kind = resolve(str(model)), getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(kind, torch.dtype):
+        raise UsageError(f"dtype: expected float32, bfloat16 or float16, got {dtype!r}; give one of them")
     try:
-        pipe = DiffusionPipeline.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True)
+        pipe = DiffusionPipeline.from_pretrained(source, dtype=kind, use_safetensors=True)
     except Exception as error:  # diffusers raises a dozen kinds; each becomes one sentence
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EffaceError(

@@ -1,6 +1,7 @@
 """An edit: a value, a function Denoiser -> Denoiser, and one safetensors file with its recipe in the header."""
 
 import copy
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -114,6 +115,15 @@ class Edit(ABC):
     def __add__(self, other: "Edit") -> "Stack":
         """This edit, then `other`."""
         return Stack([*_flat(self), *_flat(other)])
+
+    @property
+    def fingerprint(self) -> str:
+        """Names what the edit does, whoever made it and when: a hash over its kind, strength and tensors."""
+        digest = hashlib.sha256(f"{type(self).__name__} {self.strength}".encode())
+        for name, t in sorted(self.tensors().items()):
+            digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
+            digest.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def stamped(self, header: Header) -> "Edit":
         """The same edit with `header`."""
@@ -262,6 +272,11 @@ class Stack(Edit):
         return Stack([e * strength for e in self.edits], self.header)
 
     __rmul__ = __mul__
+
+    @property
+    @override
+    def fingerprint(self) -> str:
+        return hashlib.sha256(" ".join(e.fingerprint for e in self.edits).encode()).hexdigest()[:16]
 
     def without(self, index: int) -> "Stack":
         """The stack with one edit taken off; -1 is the last.

@@ -21,12 +21,13 @@ def text_map(
     weights: Float[Tensor, "n"],
     kept: Float[Tensor, "d d"],
     ridge: float,
+    metric: Float[Tensor, "d d"] | None = None,
 ) -> tuple[Float[Tensor, "d r"], Float[Tensor, "d r"]]:
     """The factors (left, right) of T = I + left rightᵀ that minimises, for every projection W at once and W' = W T.
 
-        Σ_i a_i |W' c_i - W g_i|² + Σ_j b_j |W' p_j - W p_j|² + λ |W' - W|²
+        Σ_i a_i |W' c_i - W g_i|² + Σ_j b_j |W' p_j - W p_j|² + λ |(W' - W) R^½|²
 
-    T = I + (G - C)ᵀ A C M⁻¹,  M = λ I + Cᵀ A C + K,  K = Σ b_j p_j p_jᵀ: symmetric positive definite, factorised once, in float64.
+    T = I + (G - C)ᵀ A C M⁻¹,  M = λ R + Cᵀ A C + K,  K = Σ b_j p_j p_jᵀ: symmetric positive definite, factorised once, in float64.
 
     Args:
         erased: rows c_i, in the order of `targets`.
@@ -34,10 +35,11 @@ def text_map(
         weights: a_i.
         kept: K.
         ridge: λ, above 0.
+        metric: R, symmetric positive definite; None is the identity.
     """
     c, g, a = erased.double(), targets.double(), weights.double()
     d = c.shape[1]
-    m = ridge * torch.eye(d, dtype=torch.float64) + gram(c, a) + kept
+    m = ridge * (torch.eye(d, dtype=torch.float64) if metric is None else metric) + gram(c, a) + kept
     right = torch.cholesky_solve((a[:, None] * c).T, torch.linalg.cholesky(m))
     left = (g - c).T
     if len(c) >= d:  # more rows than dimensions: the product itself is the smaller factor

@@ -41,7 +41,7 @@ class ESD(Eraser):
     )
     eta: float = param(1.0, "η, how far past the unconditional prediction the concept is pushed", at_least=0)
     steps: int = param(120, "training steps", at_least=0)
-    lr: float = param(1e-4, "Adam's learning rate", above=0)
+    lr: float = param(1.5e-4, "Adam's learning rate", above=0)
     batch: int = param(12, "noisy latents a step", at_least=1)
     source: Literal["base", "edited"] = param("base", "model that samples the latents")
     reuse: int = param(25, "steps that share the sampled trajectories", at_least=1)

@@ -8,8 +8,10 @@ Names:   erase_scale = a, preserve_scale = b, ridge = λ (`lamb` in the released
 Differs: Float64 and one Cholesky instead of float32 inverses layer by layer: with many preserved concepts M is badly conditioned.
          Our rows (`tokens="content"`) constrain every word of a name, its end and its padding, with the padding weighing as much
          as one row: sixty near-copies would swamp the word. "" is always preserved, since the unconditional branch enters every
-         picture. The ridge is in units of the rows' mean eigenvalue, so that one value suits every text encoder; a third of it
-         holds what no list can name: on Moji, smaller values hurt distant concepts and erase no more. Concepts are said bare and
+         picture. The ridge is in units of the rows' mean eigenvalue, so that one value suits every text encoder, and pulls
+         where everyday words lie (λ |(W' - W) R^½|², R the second moment of the tokenizer's frequent words): what no list can
+         name stays. On Moji "bus" then goes from 96 % to all of the pictures while distant concepts stay in 100 % instead of 67 %.
+         Concepts are said bare and
          in a few plain phrases, whose own words stay. Preset "2023" pairs last word to end of padding as the paper's code, "2025"
          only the last word as the later code, where an empty target means the start token.
 Cost:    No images, no sampling; seconds on a CPU.
@@ -23,7 +25,7 @@ import torch
 from torch import Generator, Tensor
 from typing_extensions import override  # in typing from Python 3.12
 
-from efface.core.concept import Concept
+from efface.core.concept import Concept, article
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import TextMap
 from efface.core.linalg import gram, text_map
@@ -40,11 +42,12 @@ class UCE(Eraser):
     preserve_scale: float = param(
         1.0, "b, weight of a preserved concept; 0 means max(0.1, 1/number preserved)", at_least=0
     )
-    ridge: float = param(0.3, "λ, pull towards the original weights", above=0)
+    ridge: float = param(0.1, "λ, pull towards the original weights", above=0)
     ridge_unit: Literal["rows", "absolute"] = param(
         "rows", "λ in units of the mean eigenvalue of the rows' Gram matrix, or as it is"
     )
     tokens: Literal["content", "last_to_end", "last"] = param("content", "rows of a prompt that are constrained")
+    everyday: int = param(200, "frequent words that λ holds in place; 0 pulls equally in all directions", at_least=0)
     phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
 
     makes: ClassVar = (TextMap,)
@@ -55,9 +58,10 @@ class UCE(Eraser):
             "ridge": 0.5,
             "ridge_unit": "absolute",
             "preserve_scale": 0.0,
+            "everyday": 0,
             "phrases": False,
         },
-        "2025": {"tokens": "last", "ridge": 0.5, "ridge_unit": "absolute", "phrases": False},
+        "2025": {"tokens": "last", "ridge": 0.5, "ridge_unit": "absolute", "everyday": 0, "phrases": False},
     }
 
     @override
@@ -70,12 +74,24 @@ class UCE(Eraser):
             kept.append("")
         words = base.embed([text for pair in pairs for text in pair] + kept)
         leads = base.embed([text for c in erase for text in c.leads(self.phrases)]).mask.sum(1) - 2
+        said = {w for pair in pairs for text in pair for w in text.lower().split()}
+        others = [w for w in base.words(self.everyday + len(said)) if w not in said][: self.everyday]
+        everyday = base.embed([text for w in others for text in (w, article(w))]) if others else None
         return self.solve(
-            words[: 2 * len(pairs) : 2], words[1 : 2 * len(pairs) : 2], words[2 * len(pairs) :], leads.tolist()
+            words[: 2 * len(pairs) : 2],
+            words[1 : 2 * len(pairs) : 2],
+            words[2 * len(pairs) :],
+            leads.tolist(),
+            everyday,
         )
 
-    def solve(self, erased: Cond, targets: Cond, preserved: Cond, leads: Sequence[int] = ()) -> TextMap:
-        """The map for embedded prompts: `erased[i]` reads as `targets[i]` but for its first `leads[i]` words, `preserved` as itself."""
+    def solve(
+        self, erased: Cond, targets: Cond, preserved: Cond, leads: Sequence[int] = (), everyday: Cond | None = None
+    ) -> TextMap:
+        """The map for embedded prompts: `erased[i]` reads as `targets[i]` but for its first `leads[i]` words, `preserved` as itself.
+
+        `everyday` prompts shape the ridge: the map is pulled towards the identity where they lie.
+        """
         erased, targets, preserved = erased.cpu(), targets.cpu(), preserved.cpu()
         leads = leads or [0] * len(erased)
         paired = [pair_rows(erased[[i]], targets[[i]], self.tokens, lead) for i, lead in enumerate(leads)]
@@ -89,7 +105,14 @@ class UCE(Eraser):
             if self.ridge_unit == "rows"
             else 1.0
         )
-        return TextMap(*text_map(c, g, weights, kept, float(self.ridge * unit)))
+        metric = None if everyday is None else spread(*keep_rows(everyday.cpu(), self.tokens))
+        return TextMap(*text_map(c, g, weights, kept, float(self.ridge * unit), metric))
+
+
+def spread(rows: Tensor, weights: Tensor) -> Tensor:
+    """Where rows lie, as a metric (d d) of mean eigenvalue 1: nine parts their second moment, one part the identity."""
+    moment = gram(rows, weights)
+    return 0.9 * moment * (len(moment) / moment.trace()) + 0.1 * torch.eye(len(moment), dtype=moment.dtype)
 
 
 def pair_rows(source: Cond, target: Cond, tokens: str, lead: int = 0) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Detectors: pictures to ranked labels. They know neither the method nor the attack that made a picture."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,25 @@ class Classifier:
                 f"detector: {name!r} is neither shipped ({', '.join(shipped)}) nor a transformers folder; give one of them"
             )
         self.name = name
+        weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        self.id = f"{name}-{weights[:8]}" if name in shipped else f"{folder.name}-{weights[:8]}"
         self.net = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
         self.labels: list[str] = [self.net.config.id2label[i] for i in range(self.net.config.num_labels)]
 
     @torch.no_grad()
     def logits(self, pictures: list[np.ndarray]) -> Float[Tensor, "b labels"]:
-        """Scores of uint8 pictures (H W 3), over `labels`; sixteen at a time, so that the rest never matters."""
+        """Scores of uint8 pictures (H W 3), over `labels`; always sixteen at a time, so that the rest never matters to a bit."""
         x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return torch.cat([self.net(part).logits for part in x.split(16)])
+        full = torch.cat([x, x[-1:].expand(-len(x) % 16, -1, -1, -1)])
+        return torch.cat([self.net(part).logits for part in full.split(16)])[: len(x)]
+
+    def top(self, pictures: list[np.ndarray], k: int = 10) -> list[list[tuple[str, float]]]:
+        """For each picture its `k` best labels with their probabilities, best first."""
+        best = self.logits(pictures).softmax(1).topk(min(k, len(self.labels)), dim=1)
+        return [
+            [(self.labels[i], round(p, 6)) for i, p in zip(index, values, strict=True)]
+            for index, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
 
     def rank(self, pictures: list[np.ndarray], labels: list[str]) -> list[dict[str, Any]]:
         """For each picture the place of its own label (1 = best guess) and what was seen first."""

@@ -1,13 +1,13 @@
 """A run folder as one HTML file: no network, no script, pictures inside, numbers that say what they do not show."""
 
 import base64
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TypeVar
 
-from efface.core.errors import EffaceError, UsageError
+from efface.core.errors import UsageError
+from efface.core.files import write_text
 from efface.metrics.rates import Rate
 from efface.report.tables import ABOUT, AGAIN, BASE, GAP, ROLES, SCORES, Row, Run, percent, read_run, verdict
 
@@ -25,16 +25,7 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
     """
     folder = Path(folder)
     path = folder / "report.html" if output is None else Path(output)
-    page = render(read_run(folder))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise EffaceError(f"{path}: cannot be written: {error}; write elsewhere (nothing was changed)") from error
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(path, render(read_run(folder)))
     return path
 
 
@@ -140,6 +131,8 @@ def _tile(folder: Path, row: Row, name: str) -> str:
     kind, mark = {1: ("yes", "✓"), 0: ("no", "✗"), None: ("unsure", "?")}[row["value"]]
     seen = "not judged" if row["value"] is None else row["seen"] or "no label"
     about = escape(f"{name}: {row['prompt']}, seed {row['seed']}; detector: {seen}")
+    if not row["image"]:
+        return f'<td><span class="none" title="{about}"></span><span class="unsure">? not drawn</span></td>'
     path = folder / row["image"]
     data = path.read_bytes()
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -267,6 +260,7 @@ img { height: 84px; object-fit: contain; border: 2px solid; border-radius: 4px; 
 .yes, svg .edit { color: var(--yes); }
 .no { color: var(--no); }
 .unsure, svg .base { color: var(--soft); }
+.grid .none { height: 84px; border: 2px dotted var(--soft); border-radius: 4px; }
 img.no { border-style: dashed; }
 img.unsure { border-style: dotted; }
 svg { display: block; width: 100%; max-width: 30rem; }

@@ -49,3 +49,10 @@ def embed(
     uses_mask = getattr(pipe.text_encoder.config, "use_attention_mask", False)
     rows = pipe.text_encoder(ids, attention_mask=mask if uses_mask else None)[0]
     return rows, ids, mask
+
+
+def words(pipe: StableDiffusionPipeline, n: int) -> list[str]:
+    """The tokenizer's `n` most frequent words of at least three letters: byte-pair merges are learnt in the order of frequency."""
+    known = sorted(pipe.tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    whole = (token.removesuffix("</w>") for token, _ in known if token.endswith("</w>"))
+    return [w for w in whole if w.isascii() and w.isalpha() and len(w) >= 3][:n]

@@ -1,0 +1,332 @@
+"""The run store: every picture and score once, under a name made of what it is.
+
+A cell's name is a hash of its recipe (model, edit, prompt, seed, sampler), so the same cell has the same name on every machine
+and is computed once. A cell is one file, whole or absent, and never changed: any number of processes share a store without locks.
+Claims only save work. Two processes that compute one cell all the same write the same bytes.
+
+    efface-store.json            says that this is a store, and its format
+    pictures/ab/abcd….png        a picture with its recipe and the hash of its pixels inside
+    errors/ab/abcd….json         a cell that failed: recorded, shown, tried again on request, never counted as "absent"
+    scores/DETECTOR/1234….jsonl  what a detector saw, a line a picture; `compact` joins the files
+    edits/ab/abcd….safetensors   fitted edits, by their recipe
+    claims/abcd….json            who is at work on what
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import socket
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from efface.core.errors import EffaceError, UsageError
+from efface.core.files import replace_file
+
+FORMAT = 1
+MARK = "efface-store.json"
+KEY = "efface"  # the text entry of a PNG that holds its recipe
+LEASE = 3600.0  # seconds after which a claim by another host counts as abandoned
+
+Recipe = Mapping[str, Any]
+
+
+def name_of(recipe: Recipe) -> str:
+    """What a cell is called: 32 hex digits of the SHA-256 of its recipe as canonical JSON."""
+    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Store:
+    """A folder, or any location fsspec can write ("s3://…", "memory://…"), that holds cells."""
+
+    def __init__(self, where: str | Path, *, new: bool = True) -> None:
+        """Open a store; an empty or missing folder becomes one if `new`.
+
+        Raises:
+            UsageError: a folder with other things in it, no store where none may be made, or one that a newer efface wrote.
+        """
+        self.where = str(where)
+        self.fs, root = fsspec.core.url_to_fs(self.where)
+        self.root, self.local = root.rstrip("/"), "file" in self.fs.protocol
+        try:
+            mark = json.loads(self.fs.cat_file(self._path(MARK)))
+        except FileNotFoundError:
+            if not new:
+                raise UsageError(
+                    f"store: {where} is no store (no {MARK}); give one that `efface evaluate` wrote"
+                ) from None
+            if self.fs.exists(self.root) and self.fs.ls(self.root):
+                raise UsageError(f"store: {where} holds files but no {MARK}; give a new folder, or a store") from None
+            self._write(MARK, json.dumps({"format": FORMAT}).encode())
+            return
+        except ValueError as error:
+            raise EffaceError(f'store: {where}/{MARK} is damaged ({error}); write {{"format": 1}} into it') from error
+        if mark.get("format", 0) > FORMAT:
+            raise UsageError(
+                f"store: {where} has format {mark['format']}, this efface reads up to {FORMAT}; upgrade it"
+            )
+
+    # -- pictures --------------------------------------------------------------------------------------------------
+
+    def picture_path(self, name: str) -> str:
+        """Where a picture lies, relative to the store."""
+        return f"pictures/{name[:2]}/{name}.png"
+
+    def has_picture(self, name: str) -> bool:
+        """Whether the cell was drawn."""
+        return self.fs.exists(self._path(self.picture_path(name)))
+
+    def put_picture(self, recipe: Recipe, picture: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Keep a picture; an error recorded for the cell is forgotten."""
+        name, text = name_of(recipe), PngInfo()
+        text.add_text(KEY, json.dumps({"cell": dict(recipe), "pixels": _hash(picture.tobytes())}, sort_keys=True))
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, format="png", pnginfo=text)
+        self._write(self.picture_path(name), buffer.getvalue())
+        self.forget_error(name)
+
+    def picture(self, name: str) -> UInt8[np.ndarray, "H W 3"]:
+        """A picture, checked against the hash inside.
+
+        Raises:
+            EffaceError: it is gone or damaged.
+        """
+        path = self.picture_path(name)
+        try:
+            pixels, record = _read_png(self.fs.cat_file(self._path(path)))
+        except (OSError, ValueError, KeyError, SyntaxError) as error:  # PIL calls broken PNGs SyntaxError
+            why = "gone" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
+            raise EffaceError(f"{self.where}/{path}: {why}; `efface runs {self.where} --verify` removes what is damaged, "
+                              "then run the same command again") from error  # fmt: skip
+        if _hash(pixels.tobytes()) != record["pixels"]:
+            raise EffaceError(f"{self.where}/{path}: its pixels are not those that were drawn; "
+                              f"`efface runs {self.where} --verify` removes it, then run the same command again")  # fmt: skip
+        return pixels
+
+    # -- errors ----------------------------------------------------------------------------------------------------
+
+    def put_error(self, recipe: Recipe, error: str) -> None:
+        """Record that a cell failed."""
+        name = name_of(recipe)
+        self._write(f"errors/{name[:2]}/{name}.json", json.dumps({"cell": dict(recipe), "error": error}).encode())
+
+    def error(self, name: str) -> str | None:
+        """Why a cell failed, or None."""
+        try:
+            return json.loads(self.fs.cat_file(self._path(f"errors/{name[:2]}/{name}.json")))["error"]
+        except FileNotFoundError:
+            return None
+
+    def forget_error(self, name: str) -> None:
+        """Let a failed cell be tried again."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self._path(f"errors/{name[:2]}/{name}.json"))
+
+    # -- scores ----------------------------------------------------------------------------------------------------
+
+    def scores(self, detector: str) -> dict[str, dict[str, Any]]:
+        """What a detector saw, by the picture's name; an error gives way to a later success."""
+        found: dict[str, dict[str, Any]] = {}
+        for path in self._files(f"scores/{detector}"):
+            for line in self.fs.cat_file(path).decode().splitlines():
+                record = json.loads(line)
+                if "error" not in record or record["picture"] not in found:
+                    found[record["picture"]] = record
+        return found
+
+    def put_scores(self, detector: str, records: Iterable[Mapping[str, Any]]) -> None:
+        """Keep what a detector saw: one line a picture, each with `picture` (its name) and either values or `error`."""
+        text = "".join(json.dumps(r, sort_keys=True) + "\n" for r in records).encode()
+        self._write(f"scores/{detector}/{_hash(text)[:16]}.jsonl", text)
+
+    # -- edits -----------------------------------------------------------------------------------------------------
+
+    def has_edit(self, name: str) -> bool:
+        """Whether an edit of this recipe was fitted."""
+        return self.fs.exists(self._path(f"edits/{name[:2]}/{name}.safetensors"))
+
+    def put_edit(self, name: str, file: Path) -> None:
+        """Keep an edit's file."""
+        self._write(f"edits/{name[:2]}/{name}.safetensors", file.read_bytes())
+
+    @contextlib.contextmanager
+    def edit_file(self, name: str) -> Iterator[Path]:
+        """An edit's file, on the local disk while the block runs."""
+        path = self._path(f"edits/{name[:2]}/{name}.safetensors")
+        if self.local:
+            yield Path(path)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / f"{name}.safetensors"
+            copy.write_bytes(self.fs.cat_file(path))
+            yield copy
+
+    # -- claims ----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def claim(self, name: str) -> Iterator[bool]:
+        """Whether this process may work on `name` while the block runs; what a dead process claimed is taken over."""
+        path = self._path(f"claims/{name}.json")
+        mine = self._take(path)
+        try:
+            yield mine
+        finally:
+            if mine:
+                with contextlib.suppress(FileNotFoundError):
+                    self.fs.rm_file(path)
+
+    def _take(self, path: str) -> bool:
+        record = json.dumps(
+            {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid()), "at": time.time()}
+        )
+        for _ in range(2):
+            try:
+                self._create(path, record.encode())
+                return True
+            except FileExistsError:
+                if not self._abandoned(path):
+                    return False
+                with contextlib.suppress(FileNotFoundError):
+                    self.fs.rm_file(path)
+        return False
+
+    def _create(self, path: str, data: bytes) -> None:
+        """Make a file with its contents, or raise FileExistsError: never an empty or a half one."""
+        if not self.local:
+            self.fs.pipe_file(path, data, mode="create")
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=Path(path).parent, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as f:
+                f.write(data)
+            os.link(part, path)
+        finally:
+            os.unlink(part)
+
+    def _abandoned(self, path: str) -> bool:
+        try:
+            owner = json.loads(self.fs.cat_file(path))
+        except FileNotFoundError:
+            return True
+        if owner["host"] == socket.gethostname():
+            return _born(owner["pid"]) != owner["born"]
+        return time.time() - owner["at"] > LEASE
+
+    # -- the whole store -------------------------------------------------------------------------------------------
+
+    def cells(self) -> Iterator[tuple[str, Recipe]]:
+        """Every picture's name and recipe."""
+        for path in self._files("pictures"):
+            try:
+                yield Path(path).stem, _read_png(self.fs.cat_file(path))[1]["cell"]
+            except (ValueError, KeyError, OSError, SyntaxError):
+                continue  # `verify` tells of it
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Every cell that failed, with its error."""
+        return [json.loads(self.fs.cat_file(path)) for path in self._files("errors")]
+
+    def size(self) -> Counter[str]:
+        """Bytes by kind."""
+        return Counter(
+            {kind: sum(self.fs.size(p) for p in self._files(kind)) for kind in ("pictures", "scores", "edits")}
+        )
+
+    def verify(self, remove: bool = False) -> list[str]:
+        """Paths of pictures that are damaged, or that lie under another cell's name; with `remove` they are taken out."""
+        bad = []
+        for path in self._files("pictures"):
+            try:
+                pixels, record = _read_png(self.fs.cat_file(path))
+                whole = _hash(pixels.tobytes()) == record["pixels"] and name_of(record["cell"]) == Path(path).stem
+            except (ValueError, KeyError, OSError, SyntaxError):
+                whole = False
+            if not whole:
+                bad.append(path.removeprefix(f"{self.root}/"))
+                if remove:
+                    self.fs.rm_file(path)
+        return bad
+
+    def compact(self) -> int:
+        """Join each detector's files of scores, drop abandoned claims and temporary files; how many files that saves."""
+        before = sum(1 for kind in ("scores", "claims") for _ in self._files(kind))
+        detectors = {path.removeprefix(f"{self.root}/scores/").rpartition("/")[0] for path in self._files("scores")}
+        for detector in detectors:
+            old = list(self._files(f"scores/{detector}"))
+            merged = self.scores(detector)
+            self.put_scores(detector, [merged[k] for k in sorted(merged)])
+            kept = _hash("".join(json.dumps(merged[k], sort_keys=True) + "\n" for k in sorted(merged)).encode())[:16]
+            for path in old:
+                if Path(path).stem != kept:
+                    self.fs.rm_file(path)
+        for path in list(self._files("claims")):
+            if self._abandoned(path):
+                self.fs.rm_file(path)
+        return before - sum(1 for kind in ("scores", "claims") for _ in self._files(kind))
+
+    def remove(self, edit: str) -> int:
+        """Take out the pictures of an edit, by its fingerprint ("" = the unedited model); how many."""
+        gone = [name for name, cell in self.cells() if cell["edit"] == edit]
+        for name in gone:
+            self.fs.rm_file(self._path(self.picture_path(name)))
+        return len(gone)
+
+    def _path(self, inside: str) -> str:
+        return f"{self.root}/{inside}"
+
+    def _files(self, inside: str) -> Iterator[str]:
+        """Finished cells in a folder of the store, in order; temporary files and what others put there are left out."""
+        ends = {"pictures": ".png", "errors": ".json", "claims": ".json", "edits": ".safetensors", "scores": ".jsonl"}
+        pattern = re.compile(rf"[0-9a-f]{{16,32}}{re.escape(ends[inside.partition('/')[0]])}")
+        root = self._path(inside)
+        paths = self.fs.find(root) if self.fs.exists(root) else []
+        yield from (p for p in sorted(paths) if pattern.fullmatch(p.rpartition("/")[2]))
+
+    def _write(self, inside: str, data: bytes) -> None:
+        """Whole or not at all; object stores do so by themselves."""
+        if self.local:
+            replace_file(Path(self._path(inside)), lambda part: part.write_bytes(data))
+        else:
+            self.fs.pipe_file(self._path(inside), data)
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read_png(data: bytes) -> tuple[UInt8[np.ndarray, "H W 3"], dict[str, Any]]:
+    """Pixels and record of a picture of a store."""
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        return np.asarray(image.convert("RGB")), json.loads(image.info[KEY])  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _born(pid: int) -> str | None:
+    """When a process of this machine started, as the kernel counts; None when it is dead. A pid alone may be another's by now."""
+    try:
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in "ZX" else rest[18]  # a zombie works on nothing
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return None
+    try:  # no /proc: macOS, Windows
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass
+    return "alive"

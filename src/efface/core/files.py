@@ -1,0 +1,70 @@
+"""Files written whole or not at all: aside first, then renamed. Nothing here needs torch."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from efface.core.errors import EffaceError, UsageError
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it: a reader sees the old file or the new one.
+
+    Raises:
+        EffaceError: the folder cannot be made or written, or the disk is full.
+    """
+    part = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        part = Path(name)
+        write(part)
+        part.chmod(0o666 & ~_umask())
+        part.replace(path)
+    except OSError as error:
+        full = error.errno == errno.ENOSPC
+        why = "no space left on the disk; free some or write elsewhere" if full else f"{error}; write elsewhere"
+        raise EffaceError(f"{path}: cannot be written: {why} (nothing was changed)") from error
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary folder beside `path`, then rename it.
+
+    Raises:
+        UsageError: `path` exists and is no empty folder: nothing of the user's is overwritten.
+        EffaceError: it cannot be written.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise UsageError(f"{path}: exists already; give a new folder, or empty this one")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        write(part)
+        if path.is_dir():
+            path.rmdir()
+        part.replace(path)
+    except OSError as error:
+        raise EffaceError(
+            f"{path}: cannot be written: {error}; free some space or write elsewhere (nothing was changed)"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all."""
+    replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))

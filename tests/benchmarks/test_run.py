@@ -1,0 +1,216 @@
+"""The engine: each cell once, the same bits however often it was interrupted, and a failure that never counts as absence."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from efface.benchmarks import run
+from efface.benchmarks.moji import Cell
+from efface.benchmarks.run import draw, judge, look, recipes
+from efface.benchmarks.store import Store, name_of
+from efface.core.concept import Concept
+from efface.core.denoiser import Denoiser
+from efface.core.edit import Edit
+from efface.core.errors import EffaceError
+from efface.core.train import Log
+from efface.erasers.uce import UCE
+
+ROLES = {"tiger": "erase", "lion": "neighbour", "boat": "distant"}
+CELLS = [Cell(role, name, f"a {name}", seed) for name, role in ROLES.items() for seed in range(9)]  # two batches
+
+
+class Judge:
+    """Sees a tiger in light pictures; raises on those it is told to."""
+
+    id = "judge-1"
+
+    def __init__(self, broken: Sequence[np.ndarray] = ()) -> None:
+        self.broken, self.asked = broken, 0
+
+    def top(self, pictures: list[np.ndarray]) -> list[list[tuple[str, float]]]:
+        self.asked += len(pictures)
+        if any(np.array_equal(p, b) for p in pictures for b in self.broken):
+            raise RuntimeError("cannot look at this")
+        light = [float(p.mean()) > 127 for p in pictures]
+        return [[("tiger", 0.9), ("cat", 0.1)] if x else [("cat", 0.8), ("tiger", 0.2)] for x in light]
+
+
+def setting(base: Denoiser) -> tuple[dict[str, Edit], dict[str, list[Any]]]:
+    edits: dict[str, Edit] = {"uce": UCE().fit(base, Concept("tiger", "cat"), ["lion"])}
+    return edits, recipes(base, edits, CELLS, steps=3, guidance=2.0)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted((folder / "pictures").rglob("*.png"))}
+
+
+@pytest.fixture
+def whole(base: Denoiser, tmp_path: Path) -> dict[str, bytes]:
+    """The pictures of a run that nothing disturbed."""
+    edits, wanted = setting(base)
+    draw(Store(tmp_path / "whole"), base, edits, wanted, Log())
+    found = contents(tmp_path / "whole")
+    assert len(found) == 2 * len(CELLS)
+    return found
+
+
+def test_pictures_are_those_the_model_draws_by_itself(base: Denoiser, whole: dict[str, bytes], tmp_path: Path) -> None:
+    edits, wanted = setting(base)
+    store = Store(tmp_path / "whole")
+    for label, model in {"base": base, "uce": edits["uce"](base)}.items():
+        for i in (0, 11, 26):
+            alone = model.images([CELLS[i].prompt], [CELLS[i].seed], steps=3, guidance=2.0)[0]
+            kept = store.picture(name_of(wanted[label][i]))
+            assert np.abs(kept.astype(int) - alone.astype(int)).max() <= 1  # a batch of one rounds in other places
+    assert any(not np.array_equal(*(store.picture(name_of(wanted[k][i])) for k in ("base", "uce"))) for i in range(9))
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    base: Denoiser, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edits, wanted = setting(base)
+    store, put, count = Store(tmp_path / "parts"), Store.put_picture, []
+
+    def interrupted(self: Store, recipe: Any, picture: np.ndarray) -> None:
+        count.append(1)
+        if len(count) in (5, 23, 24):
+            raise KeyboardInterrupt
+        put(self, recipe, picture)
+
+    monkeypatch.setattr(Store, "put_picture", interrupted)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            draw(store, base, edits, wanted, Log())
+    draw(store, base, edits, wanted, Log())
+    assert contents(tmp_path / "parts") == whole
+    assert not list((tmp_path / "parts" / "claims").iterdir())
+
+
+def test_what_is_there_is_not_drawn_again(
+    base: Denoiser, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edits, wanted = setting(base)
+    lost = name_of(wanted["uce"][3])
+    (tmp_path / "whole" / Store(tmp_path / "whole").picture_path(lost)).unlink()
+    drawn, put = [], Store.put_picture
+    monkeypatch.setattr(Store, "put_picture", lambda self, r, p: (drawn.append(name_of(r)), put(self, r, p)))
+    draw(Store(tmp_path / "whole"), base, edits, wanted, Log())
+    assert drawn == [lost]
+    assert contents(tmp_path / "whole") == whole
+
+
+def test_a_cell_that_fails_is_an_error_and_leaves_the_rest(
+    base: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edits, wanted = setting(base)
+    store, images = Store(tmp_path / "s"), Denoiser.images
+
+    def failing(self: Denoiser, prompts: Sequence[str], seeds: Sequence[int], **settings: Any) -> list[np.ndarray]:
+        if ("a tiger", 4) in zip(prompts, seeds, strict=True):
+            raise RuntimeError("out of memory")
+        return images(self, prompts, seeds, **settings)
+
+    monkeypatch.setattr(Denoiser, "images", failing)
+    draw(store, base, edits, wanted, Log())
+    assert len(store.failures()) == 2
+    rows = judge(store, wanted, CELLS, {"concept": Judge()})  # pyright: ignore[reportArgumentType]
+    bad = [r for r in rows if r["value"] is None]
+    assert {(r["edit"], r["concept"], r["seed"]) for r in bad} == {("base", "tiger", 4), ("uce", "tiger", 4)}
+    assert {r["error"] for r in bad} == {"RuntimeError: out of memory"}
+    assert len(rows) == 2 * 2 * len(CELLS)
+
+    monkeypatch.setattr(Denoiser, "images", images)
+    draw(store, base, edits, wanted, Log())
+    assert len(store.failures()) == 2  # not tried again unasked
+    for failure in store.failures():
+        store.forget_error(name_of(failure["cell"]))
+    draw(store, base, edits, wanted, Log())
+    assert store.failures() == []
+    assert len(list(store.cells())) == 2 * len(CELLS)
+
+
+def test_a_detector_that_throws_on_one_picture_judges_the_others(
+    base: Denoiser, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    _, wanted = setting(base)
+    store, names = Store(tmp_path / "whole"), [name_of(r) for r in wanted["base"]]
+    seen = look(store, Judge([store.picture(names[6])]), names)  # pyright: ignore[reportArgumentType]
+    assert [n for n, r in seen.items() if "error" in r] == [names[6]]
+    assert seen[names[6]]["error"] == "RuntimeError: cannot look at this"
+    assert all(len(r["top"]) == 2 for n, r in seen.items() if n != names[6])
+    again = Judge()
+    assert look(Store(tmp_path / "whole"), again, names) == seen  # pyright: ignore[reportArgumentType]
+    assert again.asked == 0  # what was seen is kept
+
+
+def test_rows_say_whether_the_asked_is_among_the_best_guesses(
+    base: Denoiser, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    _, wanted = setting(base)
+    store = Store(tmp_path / "whole")
+    rows = judge(store, wanted, CELLS, {"concept": Judge()})  # pyright: ignore[reportArgumentType]
+    for row in rows:
+        light = store.picture(row["cell"]).mean() > 127
+        first, best = ("tiger", ("tiger", "cat")) if light else ("cat", ("cat", "tiger"))
+        assert row["seen"] == first
+        assert row["value"] == int(row["concept"] == first if row["score"] == "top1" else row["concept"] in best)
+        assert row["detector"] == "judge-1"
+        assert (tmp_path / "whole" / row["image"].removeprefix("store/")).is_file()
+
+
+def test_a_picture_that_is_not_finite_is_no_picture(base: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = Denoiser.decode
+    monkeypatch.setattr(
+        Denoiser, "decode", lambda self, z: decode(self, z) * torch.tensor([1, torch.nan]).view(2, 1, 1, 1)
+    )
+    with pytest.raises(EffaceError, match="1 of 2 pictures came out as NaN"):
+        base.images(["a tiger"] * 2, [0, 1], steps=2)
+
+
+WORKER = """
+import sys, torch, toys, test_run
+from efface.benchmarks.store import Store
+from efface.core.train import Log
+torch.set_num_threads(1)
+base = toys.tiny()
+edits, wanted = test_run.setting(base)
+print("ready", flush=True)
+test_run.draw(Store(sys.argv[1]), base, edits, wanted, Log())
+"""
+
+
+def worker(folder: Path) -> subprocess.Popen[str]:
+    path = [str(Path(__file__).parent), *sys.path]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in path if p)}
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
+
+
+@pytest.mark.slow
+def test_killed_processes_and_two_at_once_agree_with_one(whole: dict[str, bytes], tmp_path: Path) -> None:
+    """`kill -9` at random moments, then two processes on what is left: the bytes of the undisturbed run."""
+    moments = random.Random(3)
+    for _ in range(3):
+        with worker(tmp_path / "s") as one:
+            assert one.stdout is not None
+            assert one.stdout.readline() == "ready\n"
+            time.sleep(moments.uniform(0.02, 0.5))
+            os.kill(one.pid, signal.SIGKILL)
+        assert set(contents(tmp_path / "s").items()) <= set(whole.items()) if (tmp_path / "s").exists() else True
+    both = [worker(tmp_path / "s") for _ in range(2)]
+    for one in both:
+        _, errors = one.communicate(timeout=200)
+        assert one.returncode == 0, errors
+    assert contents(tmp_path / "s") == whole
+    assert run.CHUNK == 16  # two batches for each of the two models: there was something to share

@@ -1,0 +1,187 @@
+"""The run store: one file a cell, the same name everywhere, whole or absent, whoever writes it and however it dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from efface.benchmarks import store as module
+from efface.benchmarks.store import MARK, Store, name_of
+from efface.core.errors import EffaceError, UsageError
+
+CELL = {"model": "m", "edit": "", "prompt": "a tiger, é", "seed": 7, "sampler": {"steps": 25, "guidance": 3.0}}
+PICTURE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+
+
+@pytest.fixture(params=["disk", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store on the disk, and one at a location of fsspec's."""
+    return Store(tmp_path / "s" if request.param == "disk" else f"memory://{tmp_path.name}")
+
+
+def test_a_name_is_the_recipe_whatever_the_order_of_its_entries() -> None:
+    assert name_of(CELL) == name_of(dict(reversed(CELL.items())))
+    assert name_of(CELL) == "6a3cf2f215004f0a11ca632e88827925"  # the same on every machine, for ever
+    assert len({name_of({**CELL, k: 1}) for k in CELL} | {name_of(CELL)}) == 6
+    with pytest.raises(ValueError, match="JSON compliant"):
+        name_of({"guidance": float("nan")})
+
+
+def test_pictures_come_back_with_their_recipe(store: Store) -> None:
+    name = name_of(CELL)
+    assert not store.has_picture(name)
+    store.put_picture(CELL, PICTURE)
+    assert store.has_picture(name)
+    assert np.array_equal(store.picture(name), PICTURE)
+    assert list(store.cells()) == [(name, CELL)]
+    assert np.array_equal(Store(store.where).picture(name), PICTURE)
+
+
+def test_the_same_cell_is_the_same_bytes(tmp_path: Path) -> None:
+    one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
+    for store in (one, two):
+        store.put_picture(CELL, PICTURE)
+    path = one.picture_path(name_of(CELL))
+    assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes()
+
+
+def test_errors_are_kept_until_the_cell_succeeds(store: Store) -> None:
+    name = name_of(CELL)
+    assert store.error(name) is None
+    store.put_error(CELL, "RuntimeError: out of memory")
+    assert store.error(name) == "RuntimeError: out of memory"
+    assert [f["error"] for f in store.failures()] == ["RuntimeError: out of memory"]
+    store.put_picture(CELL, PICTURE)
+    assert store.error(name) is None
+    assert store.failures() == []
+
+
+def test_scores_join_and_an_error_gives_way(store: Store) -> None:
+    store.put_scores("judge-1", [{"picture": "p", "error": "no"}, {"picture": "q", "top": [["cat", 0.5]]}])
+    store.put_scores("judge-1", [{"picture": "p", "top": [["lion", 0.9]]}])
+    store.put_scores("judge-1", [{"picture": "q", "error": "later"}])
+    store.put_scores("judge-2", [{"picture": "p", "top": [["dog", 0.9]]}])
+    before = store.scores("judge-1")
+    assert before["p"]["top"] == [["lion", 0.9]]
+    assert before["q"]["top"] == [["cat", 0.5]]
+    assert store.scores("judge-3") == {}
+    assert store.compact() == 2
+    assert store.scores("judge-1") == before
+    assert store.scores("judge-2")["p"]["top"] == [["dog", 0.9]]
+    assert store.compact() == 0
+
+
+def test_claims_exclude_one_another_and_end(store: Store) -> None:
+    with store.claim("abc") as mine:
+        assert mine
+        with store.claim("abc") as second, store.claim("abd") as other:
+            assert not second
+            assert other
+    with store.claim("abc") as again:
+        assert again
+
+
+CLAIM = """
+import sys, time
+from efface.benchmarks.store import Store
+with Store(sys.argv[1]).claim("a" * 32) as mine:
+    print(mine, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_claimed_is_taken_over(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    words = [sys.executable, "-c", CLAIM, str(tmp_path / "s")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        store = Store(tmp_path / "s")
+        with store.claim("a" * 32) as mine:
+            assert not mine
+        os.kill(other.pid, signal.SIGKILL)
+        time.sleep(0.2)
+        with store.claim("a" * 32) as mine:  # also while it is a zombie
+            assert mine
+
+
+def test_another_hosts_claim_ends_with_its_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "s")
+    with store.claim("a" * 32):
+        monkeypatch.setattr(module.socket, "gethostname", lambda: "elsewhere")
+        with store.claim("a" * 32) as mine:
+            assert not mine
+        monkeypatch.setattr(module, "LEASE", -1.0)
+        with store.claim("a" * 32) as mine:
+            assert mine
+
+
+def test_damage_is_one_sentence_found_by_verify_and_removed(tmp_path: Path) -> None:
+    store, other = Store(tmp_path / "s"), {**CELL, "seed": 8}
+    for cell in (CELL, other, {**CELL, "seed": 9}):
+        store.put_picture(cell, PICTURE)
+    whole, cut, moved = (tmp_path / "s" / store.picture_path(name_of({**CELL, "seed": i})) for i in (7, 8, 9))
+    assert store.verify() == []
+    cut.write_bytes(cut.read_bytes()[:-40])
+    moved.write_bytes(whole.read_bytes())  # a whole picture under another cell's name
+    (whole.parent / "holiday.png").write_bytes(b"mine")
+    with pytest.raises(EffaceError, match=r"damaged .*efface runs"):
+        store.picture(name_of(other))
+    with pytest.raises(EffaceError, match=r"gone; .*efface runs"):
+        store.picture("0" * 32)
+    bad = [str(p.relative_to(tmp_path / "s")) for p in (cut, moved)]
+    assert sorted(store.verify(remove=True)) == sorted(bad)
+    assert store.verify() == []
+    assert not store.has_picture(name_of(other))
+    assert np.array_equal(store.picture(name_of(CELL)), PICTURE)
+    assert (whole.parent / "holiday.png").read_bytes() == b"mine"
+
+
+def test_changed_pixels_are_noticed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    store.put_picture(CELL, PICTURE)
+    path = tmp_path / "s" / store.picture_path(name_of(CELL))
+    _, record = module._read_png(path.read_bytes())
+    text = module.PngInfo()
+    text.add_text("efface", json.dumps(record))
+    module.Image.fromarray(PICTURE ^ 1).save(path, format="png", pnginfo=text)
+    with pytest.raises(EffaceError, match="not those that were drawn"):
+        store.picture(name_of(CELL))
+    assert len(store.verify()) == 1
+
+
+def test_edits_come_back(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "e.safetensors").write_bytes(b"edit")
+    assert not store.has_edit("a" * 32)
+    store.put_edit("a" * 32, tmp_path / "e.safetensors")
+    assert store.has_edit("a" * 32)
+    with store.edit_file("a" * 32) as path:
+        assert path.read_bytes() == b"edit"
+    assert store.size()["edits"] == 4
+
+
+def test_remove_takes_one_edits_pictures(store: Store) -> None:
+    for cell in (CELL, {**CELL, "edit": "e"}, {**CELL, "edit": "f"}):
+        store.put_picture(cell, PICTURE)
+    assert store.remove("e") == 1
+    assert sorted(cell["edit"] for _, cell in store.cells()) == ["", "f"]
+
+
+def test_a_foreign_folder_and_a_newer_store_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UsageError, match="holds files but no efface-store.json"):
+        Store(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+    Store(tmp_path / "s")
+    (tmp_path / "s" / MARK).write_text('{"format": 99}')
+    with pytest.raises(UsageError, match="has format 99, this efface reads up to 1; upgrade it"):
+        Store(tmp_path / "s")
+    (tmp_path / "s" / MARK).write_text("{")
+    with pytest.raises(EffaceError, match="is damaged"):
+        Store(tmp_path / "s")
