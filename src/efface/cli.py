@@ -7,7 +7,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +20,6 @@ from efface.core.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
     from efface.core.denoiser import Denoiser
-    from efface.core.edit import Edit
     from efface.core.train import Log
     from efface.erasers.base import Eraser
 
@@ -155,7 +154,7 @@ def evaluate(
             files={p.stem: str(p) for p in edit}, commands=["efface " + shlex.join(sys.argv[1:])],
         )  # fmt: skip
     page = write_report(output)
-    _scores(rows, edits, output)
+    _scores(rows, edits, str(output / "store"))
     out.print(
         f"{page}: {len(cells) * (1 + len(edits))} pictures. Next: open it in a browser; {output}/scores.jsonl holds every row."
     )
@@ -194,7 +193,7 @@ def demo(
             base, edits, plan(erased, **sizes), output, name=_list(erased), files=files, commands=commands, log=log
         )
     page = write_report(output)
-    _scores(rows, edits, output)
+    _scores(rows, edits, str(output / "store"))
     out.print(f"The report is at {page.resolve()}: open it in a browser. Next: efface methods")
 
 
@@ -279,6 +278,66 @@ def bake(
     loaded.bake(pipeline, any_base=any_base)
     write_pipeline(output, pipeline)
     out.print(f"{output}: {model} without {_list(c.name for c in loaded.header.erase)}, an ordinary diffusers folder.")
+
+
+@app.command()
+def bench(
+    methods: Annotated[
+        str, typer.Option(help="separated by commas, presets included; see `efface methods`")
+    ] = "uce,esd-x",
+    concepts: Annotated[
+        str, typer.Option(help="of Moji's, or groups of them, separated by commas")
+    ] = "tiger,rose,noto,santa",
+    size: Annotated[str, typer.Option(help="smoke, quick or full: how many pictures of how many concepts")] = "quick",
+    output: Annotated[Path, typer.Option("-o", "--output", help="folder for the leaderboard and the reports")] = Path(
+        "bench"
+    ),
+    store: Annotated[
+        str, typer.Option(help="shared by sweeps and processes: a folder or an fsspec location; default: OUTPUT/store")
+    ] = "",
+    retry: Annotated[bool, typer.Option("--retry", help="try cells again that failed before")] = False,
+    seed: Annotated[int, typer.Option(help="of everything random in the methods")] = 0,
+    device: Device = "cpu",
+) -> None:
+    """Put methods side by side on Moji: fit each on each concept, draw, judge, write a leaderboard. Killed, it goes on where it stopped."""
+    from efface.benchmarks.bench import SIZES
+    from efface.benchmarks.bench import bench as sweep
+    from efface.benchmarks.moji import members
+    from efface.benchmarks.store import Store, name_of
+    from efface.core.errors import nearest
+    from efface.erasers import split
+    from efface.report.leaderboard import write_leaderboard
+
+    if size not in SIZES:
+        raise UsageError(f"--size: unknown {size!r}; {nearest(size, SIZES)}")
+    asked, names = list(dict.fromkeys(_words(methods))), list(dict.fromkeys(_words(concepts)))
+    for flag, given, check in (("--methods", asked, split), ("--concepts", names, members)):
+        if not given:
+            raise UsageError(f"{flag}: nothing given; name at least one")
+        for word in given:
+            check(word)
+    opened = Store(store or output / "store")
+    if retry:
+        for failure in opened.failures():
+            opened.forget_error(name_of(failure["cell"]))
+    base = _load("moji", device)
+    with _progress() as log:
+        rows = sweep(
+            base,
+            asked,
+            names,
+            output,
+            size=size,
+            store=opened,
+            seed=seed,
+            log=log,
+            commands=["efface " + shlex.join(sys.argv[1:])],
+        )
+    page = write_leaderboard(output)
+    _scores(rows, asked, opened.where)
+    out.print(
+        f"{page}: {len(asked)} methods on {len(names)} concepts. Next: open it in a browser; {output}/scores.jsonl holds every row."
+    )
 
 
 @app.command()
@@ -461,7 +520,7 @@ def _list(names: Any) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _scores(rows: list[dict[str, Any]], edits: "dict[str, Edit]", folder: Path) -> None:
+def _scores(rows: list[dict[str, Any]], edits: Iterable[str], store: str) -> None:
     from efface.metrics.rates import erased, found
 
     table = Table("", "erased (ESR-1)", "neighbours kept (PSR-1)", "distant kept (PSR-1)", box=None)
@@ -473,7 +532,7 @@ def _scores(rows: list[dict[str, Any]], edits: "dict[str, Edit]", folder: Path) 
         )
     out.print(table)
     if failed := sum(r["value"] is None for r in rows if r["score"] == "top1"):
-        out.print(f"{failed} pictures could not be made or judged and count nowhere: efface runs {folder / 'store'}")
+        out.print(f"{failed} pictures could not be made or judged and count nowhere: efface runs {store}")
 
 
 @contextlib.contextmanager

@@ -146,6 +146,10 @@ def test_lists(capsys):
         (["generate", "a tiger", "--edit", "none.safetensors"], 2, "no such file"),
         (["generate"], 2, "Missing argument"),
         (["evaluate", "none.safetensors"], 2, "no such file"),
+        (["bench", "--size", "quik"], 2, "did you mean 'quick'"),
+        (["bench", "--methods", "uce,esdx"], 2, "unknown 'esdx'"),
+        (["bench", "--concepts", "tigger"], 2, "did you mean 'tiger'"),
+        (["bench", "--concepts", ","], 2, "--concepts: nothing given"),
         (["unknown"], 2, "No such command"),
     ],
 )  # fmt: skip

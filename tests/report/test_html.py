@@ -325,7 +325,7 @@ def run_json(**change):
         (row(value=0.5), r"scores\.jsonl:1: expected 'value' to be 0 or 1 or None, got 0\.5; run"),
         (row(score="top3"), r"scores\.jsonl:1: expected 'score' to be 'top1' or 'top5', got 'top3'; run"),
         (row(edit="esd"), r"scores\.jsonl:1: expected 'edit' to be 'base' or 'uce', got 'esd'; run"),
-        (row(image="../../etc/passwd"), r"scores\.jsonl:1: expected a picture in the run folder"),
+        (row(image="../../etc/passwd"), r"scores\.jsonl:1: expected a picture in the run's store"),
         (row(seed=9), r"expected one top1 row for 'a tiger', seed \d, got \d for '\w+' and \d for 'base'; run"),
         (row(seed=1), r"expected one top1 row for 'a tiger', seed \d, got \d for '\w+' and \d for 'base'; run"),
     ],

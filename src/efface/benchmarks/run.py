@@ -4,6 +4,7 @@ Everything finished is in a store, so that a run that was killed goes on where i
 """
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from efface.core.denoiser import CHUNK, Denoiser
 from efface.core.edit import Edit
 from efface.core.files import write_text
 from efface.core.train import Log
-from efface.metrics.detectors import Classifier
+from efface.metrics.detectors import Classifier, Detector
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -38,26 +39,28 @@ def evaluate(
     files: Mapping[str, str] | None = None,
     commands: Sequence[str] = (),
     log: Log | None = None,
+    store: Store | None = None,
 ) -> list[Row]:
-    """Make and judge every cell with the unedited model and with each edit; write store, scores.jsonl and run.json to `folder`.
+    """Make and judge every cell with the unedited model and with each edit; write scores.jsonl and run.json to `folder`.
 
     Args:
         base: the unedited model.
         edits: by the name they are shown under.
         cells: what to ask, in any order.
-        folder: of the run; pictures that its store holds already are not made again.
+        folder: of the run.
         name: of what was erased, for the title.
         steps: of the sampler.
         guidance: scale of classifier-free guidance.
         files: the edits' file names, by edit.
         commands: that repeat this run.
         log: where progress goes.
+        store: of pictures and scores: what it holds is not made again; `folder`/store if not given.
 
     Raises:
         UsageError: `folder` holds another store format, or foreign files where the store goes.
         EffaceError: a picture of the store is damaged.
     """
-    log, started, store = log or Log(), time.perf_counter(), Store(folder / "store")
+    log, started, store = log or Log(), time.perf_counter(), store or Store(folder / "store")
     wanted = recipes(base, edits, cells, steps=steps, guidance=guidance)
     draw(store, base, edits, wanted, log)
     judges = {task: Classifier(f"moji-{task}") for task in {_task(c) for c in cells}}
@@ -70,7 +73,12 @@ def evaluate(
         "kind": erased[0].kind if erased else "",
         "target": " / ".join(sorted({c.target for c in erased})),
     }
+    if not store.local:  # a report reads files
+        for image in {row["image"] for row in rows if row["image"]}:
+            store.copy(image, folder / "store" / image)
+    where = store.root if store.local else folder / "store"
     run = {
+        "pictures": os.path.relpath(where, folder),
         "title": f"Erasing {name}", "model": first.header.model if first else "", "fingerprint": base.fingerprint,
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "version": __version__, "concept": concept,
         "sampler": "DDIM, η = 0", "steps": steps, "guidance": guidance, "seeds": len({c.seed for c in cells}),
@@ -102,26 +110,28 @@ def draw(
     store: Store, base: Denoiser, edits: Mapping[str, Edit], wanted: Mapping[str, Sequence[Recipe]], log: Log
 ) -> None:
     """Make every picture the store lacks. What another process is at work on is waited for, or taken over when it died."""
-    steps = next(iter(wanted.values()))[0]["sampler"]["steps"]
     jobs = [(label, part) for label, all_ in wanted.items() for part in _split(all_, CHUNK)]
-    tick = log.stage("pictures", sum(len(part) for _, part in jobs) * steps)
-    model, made = base, BASE  # one edited model at a time
-    while jobs:
-        busy = []
-        for label, part in jobs:
-            if lacking := _lacking(store, part):
-                with store.claim(name_of({"draw": [name_of(r) for r in part]})) as mine:
-                    if not mine:
-                        busy.append((label, part))
-                        continue
-                    if label != made:
-                        model, made = edits[label](base) if label != BASE else base, label
-                    lacking = _lacking(store, part)  # another process may have been quicker than the claim
-                    _draw(store, model, lacking, tick)
-            tick((len(part) - len(lacking)) * steps)
-        if len(busy) == len(jobs):
-            time.sleep(0.5)
-        jobs = busy
+    steps = jobs[0][1][0]["sampler"]["steps"]
+    left = steps * sum(len(_lacking(store, part)) for _, part in jobs)
+    bar, models = log.stage("pictures", left), {BASE: base}
+
+    def tick(n: int) -> None:
+        nonlocal left
+        left -= n
+        bar(n)
+
+    def work(job: tuple[str, Sequence[Recipe]]) -> None:
+        label, part = job
+        if label not in models:  # one edited model at a time
+            models.clear()
+            models[BASE] = base
+            models[label] = edits[label](base)
+        _draw(store, models[label], _lacking(store, part), tick)
+
+    store.share(
+        jobs, lambda job: name_of({"draw": [name_of(r) for r in job[1]]}), lambda job: not _lacking(store, job[1]), work
+    )
+    bar(left)  # what other processes drew
 
 
 def _lacking(store: Store, part: Sequence[Recipe]) -> list[Recipe]:
@@ -130,8 +140,6 @@ def _lacking(store: Store, part: Sequence[Recipe]) -> list[Recipe]:
 
 def _draw(store: Store, model: Denoiser, lacking: Sequence[Recipe], tick: Any) -> None:
     """Pictures of up to a batch of recipes. The batch is always full: then a picture's bits do not depend on what else is lacking."""
-    if not lacking:
-        return
     padded = [*lacking, *[lacking[-1]] * (CHUNK - len(lacking))]
     sampler = lacking[0]["sampler"]
     try:
@@ -154,7 +162,7 @@ def _draw(store: Store, model: Denoiser, lacking: Sequence[Recipe], tick: Any) -
 
 
 def judge(
-    store: Store, wanted: Mapping[str, Sequence[Recipe]], cells: Sequence[Cell], judges: Mapping[str, Classifier]
+    store: Store, wanted: Mapping[str, Sequence[Recipe]], cells: Sequence[Cell], judges: Mapping[str, Detector]
 ) -> list[Row]:
     """Two rows for each picture: whether the concept asked for is the detector's best guess, and among its five best.
 
@@ -174,7 +182,7 @@ def judge(
                 {
                     "edit": label, **asdict(c), "attack": "", "score": f"top{k}",
                     "value": int(c.concept in labels[:k]) if labels else None, "seen": labels[0] if labels else "",
-                    "error": record.get("error"), "image": f"store/{store.picture_path(name)}" if store.has_picture(name) else "",
+                    "error": record.get("error"), "image": store.picture_path(name) if store.has_picture(name) else "",
                     "cell": name, "detector": judges[_task(c)].id,
                 }
                 for k in (1, 5)
@@ -182,7 +190,7 @@ def judge(
     return rows
 
 
-def look(store: Store, detector: Classifier, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def look(store: Store, detector: Detector, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What a detector sees in the pictures of these cells, those that it has seen before included."""
     known = store.scores(detector.id)
     todo = [n for n in dict.fromkeys(names) if n not in known and store.has_picture(n)]
@@ -193,10 +201,12 @@ def look(store: Store, detector: Classifier, names: Sequence[str]) -> dict[str, 
     return {n: known[n] for n in names if n in known}
 
 
-def _look(detector: Classifier, pictures: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
+def _look(detector: Detector, pictures: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
     try:
         tops = detector.top([picture for _, picture in pictures])
-        return [{"picture": n, "top": top} for (n, _), top in zip(pictures, tops, strict=True)]
+        return [
+            {"picture": n, "top": [list(guess) for guess in top]} for (n, _), top in zip(pictures, tops, strict=True)
+        ]
     except Exception as error:
         if len(pictures) > 1:  # find the one it cannot judge
             return [record for one in pictures for record in _look(detector, [one])]

@@ -22,9 +22,9 @@ import socket
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import numpy as np
@@ -41,6 +41,7 @@ KEY = "efface"  # the text entry of a PNG that holds its recipe
 LEASE = 3600.0  # seconds after which a claim by another host counts as abandoned
 
 Recipe = Mapping[str, Any]
+Job = TypeVar("Job")
 
 
 def name_of(recipe: Recipe) -> str:
@@ -116,6 +117,10 @@ class Store:
                               f"`efface runs {self.where} --verify` removes it, then run the same command again")  # fmt: skip
         return pixels
 
+    def copy(self, inside: str, path: Path) -> None:
+        """A file of the store as a local one."""
+        replace_file(path, lambda part: part.write_bytes(self.fs.cat_file(self._path(inside))))
+
     # -- errors ----------------------------------------------------------------------------------------------------
 
     def put_error(self, recipe: Recipe, error: str) -> None:
@@ -187,6 +192,32 @@ class Store:
             if mine:
                 with contextlib.suppress(FileNotFoundError):
                     self.fs.rm_file(path)
+
+    def share(
+        self,
+        jobs: Iterable[Job],
+        name: Callable[[Job], str],
+        done: Callable[[Job], bool],
+        work: Callable[[Job], object],
+    ) -> None:
+        """Work through `jobs` beside other processes that do the same: what one has claimed, the others pass by and look at again.
+
+        Returns when all are done, by whomever.
+        """
+        left = list(jobs)
+        while left:
+            busy = []
+            for job in left:
+                if done(job):
+                    continue
+                with self.claim(name(job)) as mine:
+                    if not mine:
+                        busy.append(job)
+                    elif not done(job):  # another process may have been quicker than the claim
+                        work(job)
+            if len(busy) == len(left):
+                time.sleep(0.5)
+            left = busy
 
     def _take(self, path: str) -> bool:
         record = json.dumps(

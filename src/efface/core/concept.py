@@ -8,14 +8,13 @@ from efface.core.errors import UsageError, nearest
 
 Kind = Literal["object", "style", "character", "person", "unsafe", "mark"]
 
-THINGS = ("dog", "house", "flower", "car")  # a style is nearly always said of something
-
 # Plain ways to say a concept: {0} the words, {1} the words with their article. A word means something else after "a".
 FRAMES = {
     "object": ("{0}", "{1}", "a picture of {1}"),
-    "style": ("{0}", "{0} style", "a picture in {0} style", *(f"a {thing} in {{0}} style" for thing in THINGS)),
+    "style": ("{0}", "{0} style", "a picture in {0} style"),
     "person": ("{0}", "a picture of {0}"),
 }
+THINGS = ("dog", "house", "flower", "car")  # what a style may be said of
 
 
 @dataclass(frozen=True)
@@ -47,19 +46,32 @@ class Concept:
         """The name and every other way to say it, without repetition."""
         return tuple(dict.fromkeys((self.name, *self.prompts)))
 
-    def pairs(self, framed: bool = True) -> list[tuple[str, str]]:
-        """Prompts that say this concept, each with the prompt that says its target in the same words; bare unless `framed`."""
-        frames = FRAMES.get(self.kind, FRAMES["object"]) if framed else ("{0}",)
-        goal = (self.target, article(self.target)) if self.target.strip() else None
-        return [(f.format(n, article(n)), f.format(*goal) if goal else "") for n in self.phrases for f in frames]
+    def pairs(self, framed: bool = True, things: bool = False) -> list[tuple[str, str]]:
+        """Prompts that say this concept, each with the prompt that says its target in the same words; bare unless `framed`.
 
-    def leads(self, framed: bool = True) -> list[str]:
+        With `things` a style is also said of a few things ("a dog in noto style"): those prompts say more than the concept.
+        """
+        goal = (self.target, article(self.target)) if self.target.strip() else None
+        frames = self._frames(framed, things)
+        return [(f.format(n, article(n)), f.format(*goal) if goal else "") for n in self.phrases for f, _ in frames]
+
+    def rests(self, framed: bool = True, things: bool = False) -> list[str]:
+        """What each prompt of `pairs` says besides the concept: "a dog" where a style is said of one, else nothing."""
+        return [rest for _ in self.phrases for _, rest in self._frames(framed, things)]
+
+    def leads(self, framed: bool = True, things: bool = False) -> list[str]:
         """What each prompt of `pairs` says before the concept's own words: "a picture of a", say."""
-        return [
-            prompt[: prompt.rindex(n)]
-            for n in self.phrases
-            for prompt, _ in Concept(n, "", (), self.kind).pairs(framed)
-        ]
+        frames = self._frames(framed, things)
+        said = [(n, f.format(n, article(n))) for n in self.phrases for f, _ in frames]
+        return [prompt[: prompt.rindex(n)] for n, prompt in said]
+
+    def _frames(self, framed: bool, things: bool) -> list[tuple[str, str]]:
+        """Ways to say it, each with what it says besides."""
+        if not framed:
+            return [("{0}", "")]
+        carried = THINGS if things and self.kind == "style" else ()
+        plain = [(frame, "") for frame in FRAMES.get(self.kind, FRAMES["object"])]
+        return plain + [(f"a {thing} in {{0}} style", f"a {thing}") for thing in carried]
 
 
 def article(words: str) -> str:

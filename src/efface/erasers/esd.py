@@ -7,10 +7,10 @@ Idea:    Train the denoiser, prompted with the concept, to predict what the froz
 Names:   eta = η, negative guidance in the paper's sense (the later code's `negative_guidance` is η + 1); where = ESD-x, -u, …
 Differs: Predictions are native (ε or v): the target is affine in them at equal x_t and t, so it is the same target. A whole
          trajectory is kept when one is sampled, so that `batch` noise levels of it serve each step and `reuse` steps share it;
-         the paper samples anew for each. With a target concept, ∅ in the first term becomes that concept. The loss sees the
-         exact noise level of the latent. Masters are float32: the later code's bfloat16 weights hardly move. Presets "2023"
-         (latents of the edited model, one at a time, 1000 steps at 1e-5) and "2025" (of the base model, 200 steps at 5e-5,
-         linear and convolution weights only).
+         the paper samples anew for each. With a target concept, ∅ in the first term becomes that concept; where a style is said
+         of a thing ("a dog in noto style"), ∅ is the thing, which shall stay. The loss sees the exact noise level of the latent.
+         Masters are float32: the later code's bfloat16 weights hardly move. Presets "2023" (latents of the edited model, one at
+         a time, 1000 steps at 1e-5) and "2025" (of the base model, 200 steps at 5e-5, linear and convolution weights only).
 Cost:    About a minute for Moji on two cores; minutes on a GPU for Stable Diffusion.
 """
 
@@ -40,8 +40,8 @@ class ESD(Eraser):
         "xattn", "weights that learn: xattn for names and styles, noxattn for what no word must bring back"
     )
     eta: float = param(1.0, "η, how far past the unconditional prediction the concept is pushed", at_least=0)
-    steps: int = param(120, "training steps", at_least=0)
-    lr: float = param(1.5e-4, "Adam's learning rate", above=0)
+    steps: int = param(140, "training steps", at_least=0)
+    lr: float = param(2e-4, "Adam's learning rate", above=0)
     batch: int = param(12, "noisy latents a step", at_least=1)
     source: Literal["base", "edited"] = param("base", "model that samples the latents")
     reuse: int = param(25, "steps that share the sampled trajectories", at_least=1)
@@ -72,9 +72,11 @@ class ESD(Eraser):
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Delta | LowRank:
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
-        student, null = tuner.student, base.embed([""])
-        pairs = [pair for c in erase for pair in c.pairs(self.phrases)]
-        prompts, targets = (base.embed(texts) for texts in zip(*pairs, strict=True))
+        student = tuner.student
+        pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
+        others = [rest for c in erase for rest in c.rests(self.phrases, things=True)]
+        aims = [target or rest for (_, target), rest in zip(pairs, others, strict=True)]
+        prompts, targets, rests = (base.embed(texts) for texts in ([prompt for prompt, _ in pairs], aims, others))
         aimed = any(c.target for c in erase)
         latents = self.latents(student if self.source == "edited" else base, prompts, rng)
         log.recipe = self.recipe(base, erase, preserve)
@@ -84,9 +86,9 @@ class ESD(Eraser):
             x, t, picked = next(latents)
             cond = prompts[picked]
             with torch.no_grad():
-                e_null, e_cond = base.predict(x, t, null), base.predict(x, t, cond)
-                e_target = base.predict(x, t, targets[picked]) if aimed else e_null
-                goal = e_target - self.eta * (e_cond - e_null)  # away from the concept
+                e_rest, e_cond = base.predict(x, t, rests[picked]), base.predict(x, t, cond)
+                e_target = base.predict(x, t, targets[picked]) if aimed else e_rest
+                goal = e_target - self.eta * (e_cond - e_rest)  # away from the concept
             loss = (student.predict(x, t, cond) - goal).square().mean()
             tuner.step(loss)
             log.loss(loss.detach())

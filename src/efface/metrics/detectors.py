@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,6 +12,17 @@ from torch import Tensor
 
 from efface.core.errors import UsageError
 from efface.models import HERE
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """What judges pictures. `id` names it with its weights: scores of different ids are never mixed."""
+
+    id: str
+
+    def top(self, pictures: list[np.ndarray], k: int = 10) -> list[list[tuple[str, float]]]:
+        """For each picture (H W 3, uint8) its `k` best labels with their probabilities, best first."""
+        ...
 
 
 class Classifier:

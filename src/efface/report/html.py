@@ -1,7 +1,7 @@
 """A run folder as one HTML file: no network, no script, pictures inside, numbers that say what they do not show."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TypeVar
@@ -31,9 +31,13 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
 
 def render(run: Run) -> str:
     """The page."""
-    title = escape(run.info["title"])
     parts = (_verdicts, _scores, _grids, _trade_off, _instead, _method)
-    body = "".join(f"<section>{part(run)}</section>" for part in parts)
+    return page(run.info["title"], "".join(f"<section>{part(run)}</section>" for part in parts))
+
+
+def page(title: str, body: str) -> str:
+    """A whole page: one file, no network, no script."""
+    title = escape(title)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -58,8 +62,8 @@ def _scores(run: Run) -> str:
     made = {edit["id"]: edit for edit in run.info["edits"]}
     rows = ""
     for i, name in run.names.items():
-        cells = "".join(f"<td>{_cell(run.rate(i, role, score))}</td>" for role in ROLES for score in SCORES)
-        cost = f"<td>{_seconds(made.get(i, {}).get('seconds'))}</td><td>{_bytes(made.get(i, {}).get('bytes'))}</td>"
+        cells = "".join(f"<td>{cell(run.rate(i, role, score))}</td>" for role in ROLES for score in SCORES)
+        cost = f"<td>{seconds(made.get(i, {}).get('seconds'))}</td><td>{size(made.get(i, {}).get('bytes'))}</td>"
         rows += f'<tr><th scope="row">{escape(name)}</th>{cells}{cost}</tr>'
     note = (
         "ESR-k: share of pictures asked for by the erased name in which the detector does not find it among its k best "
@@ -68,10 +72,11 @@ def _scores(run: Run) -> str:
     )
     head = f'<tr><th scope="col">Model</th>{top}<th scope="col">Training</th><th scope="col">File</th></tr>'
     table = f'<table class="scores"><thead>{head}</thead><tbody>{rows}</tbody></table>'
-    return f'<h2>Scores</h2>{_scroll("Scores", table)}<p class="note">{note}</p>'
+    return f'<h2>Scores</h2>{scroll("Scores", table)}<p class="note">{note}</p>'
 
 
-def _cell(rate: Rate) -> str:
+def cell(rate: Rate) -> str:
+    """A rate with its interval and count."""
     failed = f"<small>{rate.failed} not judged</small>" if rate.failed else ""
     if not rate.n:
         return f"&ndash;<small>n = 0</small>{failed}"
@@ -79,19 +84,21 @@ def _cell(rate: Rate) -> str:
     return f"{percent(rate.value)}<small>{low}&ndash;{high}{GAP}%</small><small>n = {rate.n}</small>{failed}"
 
 
-def _seconds(x: int | float | None) -> str:
+def seconds(x: int | float | None) -> str:
+    """A duration, short."""
     if x is None:
         return "&ndash;"
     return f"{x:.1f}{GAP}s" if x < 120 else f"{x / 60:.0f}{GAP}min"
 
 
-def _bytes(x: int | float | None) -> str:
+def size(x: int | float | None) -> str:
+    """A number of bytes, short."""
     if x is None:
         return "&ndash;"
     return f"{x / 1e3:.0f}{GAP}kB" if x < 1e6 else f"{x / 1e6:.1f}{GAP}MB"
 
 
-def _scroll(label: str, inside: str) -> str:
+def scroll(label: str, inside: str) -> str:
     """A box that scrolls sideways by itself, also by keyboard."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{inside}</div>'
 
@@ -109,7 +116,7 @@ def _grids(run: Run) -> str:
         head = f"Erased: {run.erased}" if role == "erase" else ABOUT[role].capitalize()
         aim = "aim: ✗ in the rows of the edits" if role == "erase" else "aim: as before"
         if bodies:
-            table = _scroll(head, f'<table class="grid">{bodies}</table>')
+            table = scroll(head, f'<table class="grid">{bodies}</table>')
             parts.append(f"<h3>{escape(head)} <small>{aim}</small></h3>{table}")
     return "".join(parts)
 
@@ -152,18 +159,23 @@ def _spread(items: Sequence[T], most: int) -> list[T]:
 
 
 def _trade_off(run: Run) -> str:
-    """What was erased against what was kept, with intervals, as SVG."""
-    rates = {i: (run.rate(i, "neighbour", "top1"), run.rate(i, "erase", "top1")) for i in run.names}
+    """What was erased against what was kept."""
+    rates = {run.names[i]: (run.rate(i, "neighbour", "top1"), run.rate(i, "erase", "top1")) for i in run.names}
     if not all(rate.n for pair in rates.values() for rate in pair):
         return "<h2>Trade-off</h2><p>No plot: neighbours or the erased concept were not measured for every model.</p>"
+    return f"<h2>Trade-off</h2>{scatter(rates, run.names[BASE], 'PSR-1 over neighbours, % (kept)')}"
+
+
+def scatter(rates: Mapping[str, tuple[Rate, Rate]], base: str, across: str) -> str:
+    """(kept, erased) of each model with intervals, as SVG; `base` is the unedited one."""
     marks, labels = "", ""
     for tick in (0, 25, 50, 75, 100):
         x, y = _at(tick / 100, tick / 100)
         marks += f'<path class="rule" d="M{x} 20V260M50 {y}H330"/><text x="{x}" y="276">{tick}</text>'
         marks += f'<text class="left" x="44" y="{y + 4}">{tick}</text>'
     taken: list[tuple[float, float]] = []
-    for i, (kept, gone) in rates.items():
-        (x, y), kind = _at(kept.value, gone.value), "base" if i == BASE else "edit"
+    for name, (kept, gone) in rates.items():
+        (x, y), kind = _at(kept.value, gone.value), "base" if name == base else "edit"
         (left, bottom), (right, top) = (_at(*corner) for corner in zip(kept.interval, gone.interval, strict=True))
         shape = f'<circle cx="{x}" cy="{y}" r="4.5"/>' if kind == "edit" else f'<path d="M{x - 4} {y - 4}h8v8h-8z"/>'
         marks += f'<g class="{kind}"><path d="M{left} {y}H{right}M{x} {bottom}V{top}"/>{shape}</g>'
@@ -172,12 +184,12 @@ def _trade_off(run: Run) -> str:
             spot += -13 if y > 140 else 13  # towards the middle, until the label stands free
         taken.append((x, spot))
         place = f'class="{kind} left" x="{x - 9}"' if x > 190 else f'class="{kind} right" x="{x + 9}"'
-        labels += f'<text {place} y="{spot:.1f}">{escape(run.names[i])}</text>'
-    points = (f"{run.names[i]}: kept {percent(k.value)}, erased {percent(g.value)}" for i, (k, g) in rates.items())
-    axes = '<text x="190" y="294">PSR-1 over neighbours, % (kept)</text>'
+        labels += f'<text {place} y="{spot:.1f}">{escape(name)}</text>'
+    points = (f"{name}: kept {percent(k.value)}, erased {percent(g.value)}" for name, (k, g) in rates.items())
+    axes = f'<text x="190" y="294">{escape(across)}</text>'
     axes += '<text transform="translate(14 140) rotate(-90)">ESR-1, % (erased)</text>'
     svg = f'<svg viewBox="0 0 340 300" role="img" aria-label="{escape("; ".join(points))}">{marks}{axes}{labels}</svg>'
-    return f'<h2>Trade-off</h2>{svg}<p class="note">Up and right is better. Bars: Wilson 95&nbsp;% intervals.</p>'
+    return f'{svg}<p class="note">Up and right is better. Bars: Wilson 95&nbsp;% intervals.</p>'
 
 
 def _at(kept: float, gone: float) -> tuple[float, float]:
@@ -195,7 +207,7 @@ def _instead(run: Run) -> str:
     heads = ("Model", "Pictures", "Named first (top five)")
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     table = f'<table class="seen"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-    return f"<h2>Seen instead of {escape(run.erased)}</h2>{_scroll('Seen instead', table)}"
+    return f"<h2>Seen instead of {escape(run.erased)}</h2>{scroll('Seen instead', table)}"
 
 
 def _method(run: Run) -> str:

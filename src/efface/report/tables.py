@@ -20,7 +20,7 @@ AGAIN = "run `efface evaluate` again"
 
 _RUN = {"title": str, "model": str, "fingerprint": str, "created": str, "version": str, "steps": int, "guidance": float}
 _RUN |= {"seeds": int, "concept": dict, "edits": list, "detector": dict, "commands": list}
-_MAYBE = {"settings": dict, "preserve": list, "file": str, "sampler": str, "target": str, "kind": str}
+_MAYBE = {"settings": dict, "preserve": list, "file": str, "sampler": str, "target": str, "kind": str, "pictures": str}
 _MAYBE |= {"seconds": float, "bytes": float, "held_out_top1": float}
 _ROW = {"edit": str, "concept": str, "role": str, "prompt": str, "seed": int, "score": str, "image": str}
 _KEY = ("role", "concept", "prompt", "seed", "score")  # equal in two models' rows that may be compared
@@ -32,7 +32,7 @@ Row = dict[str, Any]  # one score of one picture: the keys above, `value` (1 fou
 class Run:
     """A run folder: `run.json` as `info`, and the rows of `scores.jsonl`."""
 
-    folder: Path
+    folder: Path  # that the rows' pictures are relative to
     info: dict[str, Any]
     rows: tuple[Row, ...]
 
@@ -136,11 +136,11 @@ def read_run(folder: Path) -> Run:
     ids = [BASE, *(edit["id"] for edit in info["edits"])]
     if len(set(ids)) < len(ids):
         raise UsageError(f"{path}: edits: expected different ids other than {BASE!r}, got {ids[1:]}; {AGAIN}")
-    path = folder / "scores.jsonl"
+    path, pictures = folder / "scores.jsonl", folder / info.get("pictures", ".")
     lines = enumerate(_text(path).splitlines(), 1)
-    rows = tuple(_row(f"{path}:{i}", line, folder, ids) for i, line in lines if line.strip())
+    rows = tuple(_row(f"{path}:{i}", line, pictures, ids) for i, line in lines if line.strip())
     _paired(path, rows, ids)
-    return Run(folder, info, rows)
+    return Run(pictures, info, rows)
 
 
 def _text(path: Path) -> str:
@@ -185,7 +185,7 @@ def _row(where: str, line: str, folder: Path, ids: Iterable[str]) -> Row:
     image = folder / raw["image"]
     drawn = raw["image"] and image.resolve().is_relative_to(folder.resolve()) and image.is_file()
     if not drawn and (raw["image"] or raw["value"] is not None):  # only a cell that failed may lack its picture
-        raise UsageError(f"{where}: expected a picture in the run folder, got no file {raw['image']!r}; {AGAIN}")
+        raise UsageError(f"{where}: expected a picture in the run's store, got no file {raw['image']!r}; {AGAIN}")
     return raw | {"seen": str(raw.get("seen") or "")}
 
 
