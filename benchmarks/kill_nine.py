@@ -1,8 +1,8 @@
-"""Does a sweep survive `kill -9`? Runs one undisturbed, one killed again and again, and two at once; compares scores and pictures byte for byte.
+"""Does a sweep survive `kill -9`? One undisturbed, one killed again and again, two at once: compared byte for byte.
 
-    .venv/bin/python benchmarks/kill_nine.py [--kills 10] [--methods uce,uce-2023,esd-x,esd-strict] [--concepts tiger,...] [--size quick]
+    .venv/bin/python benchmarks/kill_nine.py [--kills 10] [--methods uce,esd-x] [--concepts tiger,rose] [--size quick]
 
-Prints the times; exits with 1 when a byte differs.
+Prints the times; exits with 1 when a byte of the scores or the pictures differs.
 """
 
 import argparse

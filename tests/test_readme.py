@@ -35,13 +35,13 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.chdir(tmp_path)
     (text,) = blocks("console")
     commands = [shlex.split(line) for line in text.splitlines()]
-    assert {words[1] for words in commands} == {"erase", "generate", "evaluate", "show", "bake"}
+    assert {words[1] for words in commands} == {"erase", "generate", "evaluate", "show", "bake", "bench"}
     for words in commands:
         monkeypatch.setattr(sys, "argv", words)
         with pytest.raises(SystemExit) as end:
             cli.main()
         assert end.value.code == 0, words
-    for made in ("tiger.safetensors", "tiger.png", "tiger/report.html", "moji-without-tiger/model_index.json"):
+    for made in ("tiger.safetensors", "tiger.png", "tiger/report.html", "moji-without-tiger/model_index.json", "bench/index.html"):
         assert Path(made).is_file(), made
 
 
