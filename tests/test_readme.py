@@ -41,7 +41,13 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         with pytest.raises(SystemExit) as end:
             cli.main()
         assert end.value.code == 0, words
-    for made in ("tiger.safetensors", "tiger.png", "tiger/report.html", "moji-without-tiger/model_index.json", "bench/index.html"):
+    for made in (
+        "tiger.safetensors",
+        "tiger.png",
+        "tiger/report.html",
+        "moji-without-tiger/model_index.json",
+        "bench/index.html",
+    ):
         assert Path(made).is_file(), made
 
 
