@@ -185,7 +185,7 @@ def demo(
         files[method] = str(path)
         keep = f" --preserve {shlex.quote(','.join(kept))}" if method == "uce" else ""
         commands.append(f"efface erase {shlex.join(erased)} --method {method}{keep} -o {path}")
-    sizes = {"pictures": 16, "others": 6, "near": 3, "far": 3}
+    sizes = {"pictures": 16, "others": 4, "near": 3, "far": 3}
     flags = " ".join(f"--{k} {v}" for k, v in sizes.items())
     commands.append(f"efface evaluate {' '.join(files.values())} {flags} -o {output}")
     with _progress() as log:

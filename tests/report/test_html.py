@@ -139,6 +139,23 @@ def test_a_cell_that_failed_is_shown_without_a_picture_and_never_counted(tmp_pat
         read_run(folder)
 
 
+def test_a_loss_is_chance_unless_the_pairs_say_otherwise(tmp_path):
+    """Six of six changed pairs lost: p = 2 / 2⁶ = 3 %; five of five: 6 %."""
+    base, edit = [1] * 6 + [1] * 6, [0] * 6 + [1] * 6
+    rows = [
+        {"edit": e, "concept": c, "role": r, "prompt": f"a {c}", "seed": i, "image": f"{e}{c}{i}.png", "seen": "", "value": v, "score": k}
+        for e, found in (("base", base), ("uce", edit))
+        for c, r in (("tiger", "erase"), ("lion", "neighbour")) for i, v in enumerate(found) for k in ("top1", "top5")
+    ]  # fmt: skip
+    says = verdict(read_run(save(tmp_path / "six", info(), rows)), "uce").replace("\u00a0", " ")
+    assert "lion appears less often than before (50 % against 100 %)" in says
+    for row in rows:
+        if row["edit"] == "uce" and row["seed"] == 5:
+            row["value"] = 1
+    says = verdict(read_run(save(tmp_path / "five", info(), rows)), "uce").replace("\u00a0", " ")
+    assert "lion appears less often than before (58 % against 100 %, which may be chance)" in says
+
+
 def test_score_table(folder):
     head, base, uce = table(write_report(folder).read_text(encoding="utf-8"), "scores")
     assert head[1:4] == ["ESR-1/erased", "ESR-5/erased", "PSR-1/neighbours"]

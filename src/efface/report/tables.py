@@ -9,6 +9,7 @@ from typing import Any
 
 from efface.core.errors import UsageError
 from efface.metrics.rates import Rate, erased, found
+from efface.metrics.statistics import mcnemar
 
 BASE = "base"  # the id of the unedited model
 ROLES = ("erase", "neighbour", "distant")
@@ -100,13 +101,12 @@ def _kept(run: Run, edit: str, role: str) -> str:
     if not (rate.n and base.n):
         return f"nothing was measured on {ABOUT[role]}"
     names = f"{len(concepts)} {ABOUT[role]}" if len(concepts) > 4 else _and(concepts)
-    (low, high), (base_low, base_high) = rate.interval, base.interval
-    change, overlap = rate.value - base.value, low <= base_high and base_low <= high
-    how = "about as" if abs(change) <= SAME and overlap else "more" if change > 0 else "less"
-    chance = ", which may be chance" if overlap and "about" not in how else ""
+    change, chance = rate.value - base.value, mcnemar(*_changed(run, edit, role)) > 0.05
+    how = "about as" if abs(change) <= SAME and chance else "more" if change > 0 else "less"
+    note = ", which may be chance" if chance and "about" not in how else ""
     link = "as" if "about" in how else "than"
     verb = "appears" if len(concepts) == 1 else "appear"
-    text = f"{names} {verb} {how} often {link} before ({percent(rate.value)} against {percent(base.value)}{chance})"
+    text = f"{names} {verb} {how} often {link} before ({percent(rate.value)} against {percent(base.value)}{note})"
     pairs = {c: (run.rate(edit, role, "top1", concept=c), run.rate(BASE, role, "top1", concept=c)) for c in concepts}
     drops = {c: b.value - a.value for c, (a, b) in pairs.items() if a.n and b.n}
     worst = max(drops, key=lambda c: drops[c], default="")
@@ -114,6 +114,16 @@ def _kept(run: Run, edit: str, role: str) -> str:
         a, b = pairs[worst]
         text += f", {worst} suffers most ({a.hits} of {a.n} against {b.hits} of {b.n})"
     return text
+
+
+def _changed(run: Run, edit: str, role: str) -> tuple[int, int]:
+    """Pictures of a role in which the concept was found before and not after, and the reverse; equal prompts and seeds are pairs."""
+    before, after = (
+        {(r["concept"], r["prompt"], r["seed"]): r["value"] for r in run.pick(edit=i, role=role, score="top1")}
+        for i in (BASE, edit)
+    )
+    pairs = [(before[key], value) for key, value in after.items()]
+    return pairs.count((1, 0)), pairs.count((0, 1))
 
 
 def _and(words: tuple[str, ...]) -> str:
