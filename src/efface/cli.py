@@ -303,7 +303,7 @@ def bench(
     from efface.benchmarks.bench import SIZES
     from efface.benchmarks.bench import bench as sweep
     from efface.benchmarks.moji import members
-    from efface.benchmarks.store import Store, name_of
+    from efface.benchmarks.store import Store
     from efface.core.errors import nearest
     from efface.erasers import split
     from efface.report.leaderboard import write_leaderboard
@@ -318,8 +318,7 @@ def bench(
             check(word)
     opened = Store(store or output / "store")
     if retry:
-        for failure in opened.failures():
-            opened.forget_error(name_of(failure["cell"]))
+        opened.retry()
     base = _load("moji", device)
     with _progress() as log:
         rows = sweep(
@@ -353,7 +352,7 @@ def runs(
     """List what a store holds: pictures by edit, errors, sizes; check, tidy or thin it."""
     from collections import Counter
 
-    from efface.benchmarks.store import Store, name_of
+    from efface.benchmarks.store import Store
 
     opened = Store(store, new=False)
     if verify:
@@ -363,12 +362,9 @@ def runs(
         out.print(f"{opened.remove(remove)} pictures of edit {remove} taken out")
     if compact:
         out.print(f"{opened.compact()} files saved")
-    failures = opened.failures()
     if retry:
-        for failure in failures:
-            opened.forget_error(name_of(failure["cell"]))
-        out.print(f"{len(failures)} errors forgotten: the next run tries those cells again")
-        failures = []
+        out.print(f"{opened.retry()} errors forgotten: the next run tries those cells again")
+    failures = opened.failures()
     count = Counter((cell["model"], cell["edit"]) for _, cell in opened.cells())
     failed = Counter((f["cell"]["model"], f["cell"]["edit"]) for f in failures)
     table = Table("model", "edit", "pictures", "errors", box=None)

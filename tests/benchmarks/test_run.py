@@ -151,6 +151,11 @@ def test_a_detector_that_throws_on_one_picture_judges_the_others(
     again = Judge()
     assert look(Store(tmp_path / "whole"), again, names) == seen
     assert again.asked == 0  # what was seen is kept
+    assert store.retry() == 1
+    seen = look(store, again, names)
+    assert again.asked == 1
+    assert len(seen) == len(names)
+    assert not [r for r in seen.values() if "error" in r]
 
 
 def test_rows_say_whether_the_asked_is_among_the_best_guesses(

@@ -152,10 +152,12 @@ class Store:
                     found[record["picture"]] = record
         return found
 
-    def put_scores(self, detector: str, records: Iterable[Mapping[str, Any]]) -> None:
-        """Keep what a detector saw: one line a picture, each with `picture` (its name) and either values or `error`."""
+    def put_scores(self, detector: str, records: Iterable[Mapping[str, Any]]) -> str:
+        """Keep what a detector saw, a line a picture, each with `picture` (its name) and either values or `error`; the file."""
         text = "".join(json.dumps(r, sort_keys=True) + "\n" for r in records).encode()
-        self._write(f"scores/{detector}/{_hash(text)[:16]}.jsonl", text)
+        inside = f"scores/{detector}/{_hash(text)[:16]}.jsonl"
+        self._write(inside, text)
+        return self._path(inside)
 
     # -- edits -----------------------------------------------------------------------------------------------------
 
@@ -292,22 +294,35 @@ class Store:
                     self.fs.rm_file(path)
         return bad
 
+    def retry(self) -> int:
+        """Forget every error, of cells and of detectors, so that the next run tries again; how many."""
+        failures = self.failures()
+        for failure in failures:
+            self.forget_error(name_of(failure["cell"]))
+        return len(failures) + sum(self._join(detector, errors=False) for detector in self._detectors())
+
     def compact(self) -> int:
-        """Join each detector's files of scores, drop abandoned claims and temporary files; how many files that saves."""
+        """Join each detector's files of scores, drop abandoned claims; how many files that saves."""
         before = sum(1 for kind in ("scores", "claims") for _ in self._files(kind))
-        detectors = {path.removeprefix(f"{self.root}/scores/").rpartition("/")[0] for path in self._files("scores")}
-        for detector in detectors:
-            old = list(self._files(f"scores/{detector}"))
-            merged = self.scores(detector)
-            self.put_scores(detector, [merged[k] for k in sorted(merged)])
-            kept = _hash("".join(json.dumps(merged[k], sort_keys=True) + "\n" for k in sorted(merged)).encode())[:16]
-            for path in old:
-                if Path(path).stem != kept:
-                    self.fs.rm_file(path)
+        for detector in self._detectors():
+            self._join(detector)
         for path in list(self._files("claims")):
             if self._abandoned(path):
                 self.fs.rm_file(path)
         return before - sum(1 for kind in ("scores", "claims") for _ in self._files(kind))
+
+    def _detectors(self) -> set[str]:
+        return {path.removeprefix(f"{self.root}/scores/").rpartition("/")[0] for path in self._files("scores")}
+
+    def _join(self, detector: str, errors: bool = True) -> int:
+        """All scores of a detector in one file; without `errors`, how many errors were left out."""
+        old, known = list(self._files(f"scores/{detector}")), self.scores(detector)
+        kept = [record for _, record in sorted(known.items()) if errors or "error" not in record]
+        path = self.put_scores(detector, kept) if kept else ""
+        for other in old:
+            if other != path:
+                self.fs.rm_file(other)
+        return len(known) - len(kept)
 
     def remove(self, edit: str) -> int:
         """Take out the pictures of an edit, by its fingerprint ("" = the unedited model); how many."""
