@@ -1,4 +1,5 @@
 # make demo: the main job on Moji, ends in a report.   make test: the tests.   make lint: style and types.
+# make leaderboard: every eraser on Moji, half an hour and more; killed, it goes on where it stopped.
 # Each sets itself up: a virtual environment in .venv, installed once and again when pyproject.toml or constraints.txt change.
 
 PYTHON ?= python3
@@ -6,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test fast lint clean
+.PHONY: demo test fast lint leaderboard clean
 
 demo: $(READY)
 	$(BIN)/efface demo
@@ -29,6 +30,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0 -c constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
+
+METHODS := uce,uce-2023,uce-2025,esd-x
+
+leaderboard: $(READY)
+	$(BIN)/efface bench --methods $(METHODS) --size quick -o leaderboard
+	mkdir -p docs/leaderboard
+	cp leaderboard/leaderboard.md docs/leaderboard/README.md
+	cp leaderboard/leaderboard.csv docs/leaderboard/
 
 clean:
 	rm -rf $(VENV) efface-demo evaluation .pytest_cache .ruff_cache

@@ -1,10 +1,12 @@
 """Models small enough to be wrong in every way in a second: stock classes, seeded weights, nothing downloaded."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, ResNetConfig, ResNetForImageClassification
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from efface.core.denoiser import Cond, Denoiser
@@ -176,3 +178,15 @@ def moved(before: Denoiser, after: Denoiser, prompt: str) -> float:
     """How far the predictions for a prompt moved, relative to their size."""
     a, b = probe(before, prompt), probe(after, prompt)
     return float((a - b).norm() / a.norm())
+
+
+def classifier(folder: Path, labels: list[str]) -> Path:
+    """An untrained image classifier over `labels`, saved as a transformers folder."""
+    config = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=len(labels),
+        id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)},
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        ResNetForImageClassification(config).save_pretrained(folder)
+    return folder

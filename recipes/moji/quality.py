@@ -19,6 +19,7 @@ from PIL import Image
 
 from efface.benchmarks.moji import concepts, prompt, styles, vocabulary
 from efface.core.denoiser import load
+from efface.metrics.clip import ClipScorer
 from efface.metrics.detectors import Classifier
 from efface.metrics.statistics import wilson
 
@@ -100,9 +101,15 @@ def main() -> None:
     back = base.decode(base.encode(real / 2 + 0.5))
     again = judge_concept.logits(list((back.permute(0, 2, 3, 1) * 255).round().byte().numpy())).argmax(1)
     error = (back - (real / 2 + 0.5)).square().mean().item()
+    scorer = ClipScorer("moji")
+    truth = list((real / 2 + 0.5).permute(0, 2, 3, 1).mul(255).round().byte().numpy())
+    images = torch.from_numpy(scorer.pictures.features(truth))
+    texts = {s: torch.nn.functional.normalize(scorer.embed([prompt(n, s) for n in known]), dim=1) for s in STYLES}
+    best = [(images[i] @ texts[STYLES[s]].T).argmax().item() for i, s in enumerate(data.style.tolist())]
     held_out = json.loads((WORK / "detectors.json").read_text())["held_out_top1"]
     quality |= {
         "detectors": held_out,
+        "scorer_top1": rate([b == c for b, c in zip(best, data.concept.tolist(), strict=True)]),
         "autoencoder": {
             "psnr_db": round(-10 * float(np.log10(error)), 2),
             "concept_top1": rate((again == data.concept).tolist()),
@@ -164,6 +171,7 @@ by detectors trained apart from the generator, on real drawings only:
 The detectors' own top-1 on held-out renderings (rotated, unseen two-colour backgrounds): concepts {100 * q["detectors"]["concept"]:.1f} %,
 styles {100 * q["detectors"]["style"]:.1f} %. The autoencoder gives drawings back at {q["autoencoder"]["psnr_db"]} dB; the detector then
 names {percent(q["autoencoder"]["concept_top1"])}.
+The CLIP scorer picks a drawing's own name out of all {len(concepts())} in {percent(q["scorer_top1"])}.
 64 pictures take {q["seconds_for_64_pictures"]} s on this machine ({card["machine"]}).
 
 ## Data and licences

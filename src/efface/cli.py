@@ -19,6 +19,7 @@ from efface import __version__
 from efface.core.errors import EffaceError, UsageError
 
 if TYPE_CHECKING:
+    from efface.benchmarks.spec import Benchmark
     from efface.core.denoiser import Denoiser
     from efface.core.train import Log
     from efface.erasers.base import Eraser
@@ -32,6 +33,7 @@ out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highli
 INTERRUPTED = 130
 Model = Annotated[str, typer.Option(help="moji (shipped), a diffusers folder, or a Hub id")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps")]
+Size = Annotated[str, typer.Option(help="smoke (under a minute), quick (about five) or full")]
 AnyBase = Annotated[bool, typer.Option("--any-base", help="apply an edit that was made for other weights all the same")]
 
 
@@ -120,44 +122,40 @@ def evaluate(
     output: Annotated[Path, typer.Option("-o", "--output", help="folder for pictures, scores and the report")] = Path(
         "evaluation"
     ),
-    pictures: Annotated[int, typer.Option(min=1, help="of each erased concept")] = 24,
-    others: Annotated[int, typer.Option(min=1, help="pictures of each neighbour and each distant concept")] = 6,
-    near: Annotated[int, typer.Option(min=0, help="neighbours asked for")] = 4,
-    far: Annotated[int, typer.Option(min=0, help="distant concepts asked for")] = 4,
+    size: Size = "quick",
     model: Model = "moji",
     device: Device = "cpu",
     any_base: AnyBase = False,
 ) -> None:
     """Measure on Moji whether it is gone and who else was hurt, beside the unedited model; writes a report to open in a browser."""
-    from efface.benchmarks.moji import members, plan
+    from efface.benchmarks.moji import benchmark, erasing, members
     from efface.benchmarks.run import evaluate as measure
     from efface.core.edit import load_edit
     from efface.report.html import write_report
 
     edits = {path.stem: load_edit(path) for path in edit}
-    base = _load(model, device)
+    base, asked = _load(model, device), benchmark(size=size)
     if base.image_size != 64:
         raise UsageError(
-            f"evaluate: Moji's detectors judge Moji's pictures (64 pixels), {model} draws {base.image_size}; give Moji"
+            f"evaluate: Moji's detectors judge Moji's pictures (64 pixels), {model} draws {base.image_size}; "
+            "give Moji, or use `efface bench --benchmark NAME --model MODEL`: `efface benchmarks` lists protocols for real models"
         )
     for one in edits.values():
         one.require(base, any_base)
-    erased = list(dict.fromkeys(m for e in edits.values() for c in e.header.erase for m in members(c.name)))
-    if any({m for c in e.header.erase for m in members(c.name)} != set(erased) for e in edits.values()):
+    erased = {label: {m for c in e.header.erase for m in members(c.name)} for label, e in edits.items()}
+    if any(names != next(iter(erased.values())) for names in erased.values()):
         raise UsageError(
             "evaluate: expected edits that erase the same concepts, got different ones; evaluate them one by one"
         )
-    cells = plan(erased, pictures=pictures, others=others, near=near, far=far)
+    task = erasing([c.name for c in next(iter(edits.values())).header.erase], size)
     with _progress() as log:
         rows = measure(
-            base, edits, cells, output, name=_list(erased), log=log,
-            files={p.stem: str(p) for p in edit}, commands=["efface " + shlex.join(sys.argv[1:])],
+            base, edits, task, asked, output, log=log, files={p.stem: str(p) for p in edit},
+            commands=["efface " + shlex.join(sys.argv[1:])],
         )  # fmt: skip
     page = write_report(output)
     _scores(rows, edits, str(output / "store"))
-    out.print(
-        f"{page}: {len(cells) * (1 + len(edits))} pictures. Next: open it in a browser; {output}/scores.jsonl holds every row."
-    )
+    out.print(f"{page}: open it in a browser. {output}/scores.jsonl holds every row.")
 
 
 @app.command()
@@ -167,31 +165,28 @@ def demo(
     ] = Path("efface-demo"),
     concept: Annotated[str, typer.Argument(help="one of Moji's concepts")] = "tiger",
 ) -> None:
-    """Take a concept out of Moji with two methods, measure both, and write a report: about a minute, offline."""
-    from efface.benchmarks.moji import kind, members, neighbours, plan
+    """Take a concept out of Moji with two methods, measure both, and write a report: about three minutes, offline."""
+    from efface.benchmarks.moji import benchmark, tasks
     from efface.benchmarks.run import evaluate as measure
-    from efface.core.concept import Concept
     from efface.erasers import make
     from efface.report.html import write_report
 
-    base, erased = _load(), members(concept)
-    kept, edits, files, commands = neighbours(erased, 8), {}, {}, []
+    sizes = {"pictures": 12, "said": 6, "others": 3, "near": 3, "far": 3}
+    (task,) = tasks(concept, **sizes)
+    base, edits, files, commands = _load(), {}, {}, []
     for method in ("uce", "esd-x"):
         path = output / f"{method}.safetensors"
-        given = [Concept(e, kind=kind(e)) for e in erased]
+        kept = task.preserve if method == "uce" else ()
         with _progress(path) as log:
-            edits[method] = make(method).fit(base, given, kept if method == "uce" else (), log=log, model="moji")
+            edits[method] = make(method).fit(base, task.erase, kept, log=log, model="moji")
         edits[method].save(path)
         files[method] = str(path)
-        keep = f" --preserve {shlex.quote(','.join(kept))}" if method == "uce" else ""
-        commands.append(f"efface erase {shlex.join(erased)} --method {method}{keep} -o {path}")
-    sizes = {"pictures": 16, "others": 4, "near": 3, "far": 3}
-    flags = " ".join(f"--{k} {v}" for k, v in sizes.items())
-    commands.append(f"efface evaluate {' '.join(files.values())} {flags} -o {output}")
+        keep = f" --preserve {shlex.quote(','.join(kept))}" if kept else ""
+        to = f" --to {shlex.quote(task.erase[0].target)}" if task.erase[0].target else ""
+        commands.append(f"efface erase {shlex.quote(concept)} --method {method}{to}{keep} -o {path}")
+    commands.append(f"efface evaluate {' '.join(files.values())} --size quick -o {output}")
     with _progress() as log:
-        rows = measure(
-            base, edits, plan(erased, **sizes), output, name=_list(erased), files=files, commands=commands, log=log
-        )
+        rows = measure(base, edits, task, benchmark(), output, files=files, commands=commands, log=log)
     page = write_report(output)
     _scores(rows, edits, str(output / "store"))
     out.print(f"The report is at {page.resolve()}: open it in a browser. Next: efface methods")
@@ -285,10 +280,14 @@ def bench(
     methods: Annotated[
         str, typer.Option(help="separated by commas, presets included; see `efface methods`")
     ] = "uce,esd-x",
+    benchmark: Annotated[str, typer.Option(help="moji, or a published protocol: see `efface benchmarks`")] = "moji",
     concepts: Annotated[
-        str, typer.Option(help="of Moji's, or groups of them, separated by commas")
-    ] = "tiger,rose,noto,santa",
-    size: Annotated[str, typer.Option(help="smoke, quick or full: how many pictures of how many concepts")] = "quick",
+        str,
+        typer.Option(
+            help="of Moji's: concepts, groups, styles, tiger+noto, many-25, sequence; default: what the size has"
+        ),
+    ] = "",
+    size: Size = "quick",
     output: Annotated[Path, typer.Option("-o", "--output", help="folder for the leaderboard and the reports")] = Path(
         "bench"
     ),
@@ -296,47 +295,108 @@ def bench(
         str, typer.Option(help="shared by sweeps and processes: a folder or an fsspec location; default: OUTPUT/store")
     ] = "",
     retry: Annotated[bool, typer.Option("--retry", help="try cells again that failed before")] = False,
-    seed: Annotated[int, typer.Option(help="of everything random in the methods")] = 0,
+    seeds: Annotated[
+        str, typer.Option(help="of the methods' training, separated by commas: each is fitted once for each")
+    ] = "0",
+    prompts: Annotated[int | None, typer.Option(min=1, help="at most so many of each role and concept")] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="at most so many of the benchmark's tasks")] = None,
+    file: Annotated[list[str] | None, typer.Option(help="a protocol's prompts: NAME=PATH, once for each")] = None,
+    judge: Annotated[list[str] | None, typer.Option(help="another detector for a judge: NAME=DETECTOR")] = None,
+    measures: Annotated[
+        str | None,
+        typer.Option(
+            help="instead of the benchmark's: perceptual,clip:MODEL,kernel:TRUNK and the like; empty for none"
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(help="default: the benchmark's own; a diffusers folder, or a Hub id")] = "",
     device: Device = "cpu",
 ) -> None:
-    """Put methods side by side on Moji: fit each on each concept, draw, judge, write a leaderboard. Killed, it goes on where it stopped."""
-    from efface.benchmarks.bench import SIZES
+    """Put methods side by side: fit each for each task, draw, judge, write a leaderboard. Killed, it goes on where it stopped."""
     from efface.benchmarks.bench import bench as sweep
-    from efface.benchmarks.moji import members
+    from efface.benchmarks.cost import cost, sentence
+    from efface.benchmarks.prompts import located
     from efface.benchmarks.store import Store
-    from efface.core.errors import nearest
     from efface.erasers import split
     from efface.report.leaderboard import write_leaderboard
 
-    if size not in SIZES:
-        raise UsageError(f"--size: unknown {size!r}; {nearest(size, SIZES)}")
-    asked, names = list(dict.fromkeys(_words(methods))), list(dict.fromkeys(_words(concepts)))
-    for flag, given, check in (("--methods", asked, split), ("--concepts", names, members)):
-        if not given:
-            raise UsageError(f"{flag}: nothing given; name at least one")
-        for word in given:
-            check(word)
+    asked = list(dict.fromkeys(_words(methods)))
+    if not asked:
+        raise UsageError("--methods: nothing given; name at least one")
+    for method in asked:
+        split(method)
+    declared = _benchmark(benchmark, concepts, size, _pairs("--judge", judge), measures)
+    files = {name: located(path) for name, path in _pairs("--file", file).items()}
+    numbers = _words(seeds)
+    if not numbers or not all(n.isdigit() for n in numbers):
+        raise UsageError(f"--seeds: expected numbers separated by commas, got {seeds!r}; give 0,1,2, say")
     opened = Store(store or output / "store")
     if retry:
         opened.retry()
-    base = _load("moji", device)
+    counts = cost(declared, prompts, tasks=tasks, files=files)
+    out.print(sentence(counts, len(asked) * len(numbers), benchmark), markup=False)
+    named = model or declared.model
+    base = _load(named, device)
     with _progress() as log:
         rows = sweep(
-            base,
-            asked,
-            names,
-            output,
-            size=size,
-            store=opened,
-            seed=seed,
-            log=log,
+            base, asked, declared, output, store=opened, seeds=[int(n) for n in numbers], model=named,
+            size=size if benchmark == "moji" else "", files=files, prompts=prompts, tasks=tasks, log=log,
             commands=["efface " + shlex.join(sys.argv[1:])],
-        )
+        )  # fmt: skip
     page = write_leaderboard(output)
-    _scores(rows, asked, opened.where)
+    _scores(rows, list(dict.fromkeys(r["edit"] for r in rows if r["edit"] != "base")), opened.where)
+    out.print(f"{page}: open it in a browser. {output}/scores.jsonl holds every row.")
+
+
+@app.command()
+def benchmarks(
+    name: Annotated[str | None, typer.Argument(help="one benchmark: what it asks and what it costs")] = None,
+) -> None:
+    """List the benchmarks, Moji's own and published protocols, or what one of them asks, needs and costs."""
+    from efface.benchmarks import TABLE, find
+    from efface.benchmarks.cost import facts
+
+    if name:
+        for key, text in facts(find(name)).items():
+            out.print(f"[b]{key}[/b]: ", end="")
+            out.print(text, markup=False)
+        return
+    table = Table("", "what it asks", "you give", box=None)
+    table.columns[0].no_wrap = True
+    for key in TABLE:
+        one = find(key)
+        table.add_row(
+            key, one.about, ", ".join([*one.files, *(f"judge {k}" for k, j in one.judges.items() if not j.detector)])
+        )
+    out.print(table)
     out.print(
-        f"{page}: {len(asked)} methods on {len(names)} concepts. Next: open it in a browser; {output}/scores.jsonl holds every row."
+        "Next: efface benchmarks NAME for cost and what is not as published; efface bench --benchmark NAME --prompts 3 for a first try"
     )
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="of `efface evaluate`, `efface demo` or `efface bench`")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="the page; default: in the folder")] = None,
+) -> None:
+    """Write the pages and tables of a run or a sweep again from its scores: nothing is drawn or judged."""
+    from efface.report.html import write_report
+
+    page = write_report(folder, output)
+    out.print(f"{page}: open it in a browser. Beside it: the same numbers as CSV, JSON and LaTeX.")
+
+
+@app.command()
+def compare(
+    folders: Annotated[
+        list[Path], typer.Argument(help="two or more runs, or two or more sweeps, of the same protocol")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the page")] = Path("comparison.html"),
+) -> None:
+    """Put runs or sweeps side by side that asked the same; refuses numbers that cannot be compared."""
+    from efface.report.compare import write_comparison
+
+    page = write_comparison(folders, output)
+    out.print(f"{page}: open it in a browser.")
 
 
 @app.command()
@@ -482,6 +542,37 @@ def _eraser(method: str, flags: dict[str, str], seed: int) -> "Eraser":
     cls, settings = split(method)
     settings |= {name: parse(cls, name, text) for name, text in flags.items()}
     return cls(**{**settings, "seed": seed})
+
+
+def _benchmark(name: str, concepts: str, size: str, judges: dict[str, str], measures: str | None) -> "Benchmark":
+    """The declaration asked for, with the user's own detectors."""
+    import dataclasses
+
+    from efface.benchmarks import find
+
+    if name == "moji":
+        from efface.benchmarks.moji import benchmark
+
+        declared = benchmark(list(dict.fromkeys(_words(concepts))), size)
+    else:
+        declared = find(name)
+        if concepts:
+            raise UsageError(
+                f"--concepts: {name} has its own; leave the flag out, or thin it with --tasks and --prompts"
+            )
+    if unknown := set(judges) - set(declared.judges):
+        raise UsageError(f"--judge: {name} has no judge {min(unknown)!r}; it has {', '.join(declared.judges)}")
+    changed = {k: dataclasses.replace(j, detector=judges.get(k, j.detector)) for k, j in declared.judges.items()}
+    wanted = declared.measures if measures is None else tuple(_words(measures))
+    return dataclasses.replace(declared, judges=changed, measures=wanted)
+
+
+def _pairs(flag: str, given: list[str] | None) -> dict[str, str]:
+    """NAME=VALUE, once for each."""
+    for one in given or []:
+        if "=" not in one:
+            raise UsageError(f"{flag}: expected NAME=VALUE, got {one!r}; give such a pair")
+    return dict(one.split("=", 1) for one in given or [])
 
 
 def _words(text: str) -> list[str]:

@@ -1,141 +1,161 @@
-"""A sweep: everything once, the same bytes however it was interrupted, and a leaderboard counted by hand."""
+"""A sweep: everything once, the same bytes however it was interrupted, sequences, several training seeds, and a page for each task."""
 
-import csv
+import dataclasses
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from toys import classifier
 
-import efface
-from efface.benchmarks.bench import SIZES, Fit, bench
+from efface.benchmarks.bench import Fit, bench
+from efface.benchmarks.run import evaluate
+from efface.benchmarks.spec import Benchmark, Cell, Judge, PromptFile, Sampler, Task
+from efface.benchmarks.store import Store
+from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
+from efface.core.edit import Stack, load_edit
 from efface.core.errors import UsageError
-from efface.core.io import read_tensors
-from efface.report.leaderboard import write_leaderboard
+from efface.core.train import Log
+from efface.erasers import make
+
+LABELS = ["tiger", "lion", "boat", "cat"]
+TIGER, LION = Concept("tiger", "cat"), Concept("lion")
 
 
-@pytest.fixture(scope="module")
-def moji() -> Denoiser:
-    return efface.load("moji")
-
-
-def test_a_fit_is_named_by_what_it_is(moji: Denoiser) -> None:
-    one = Fit("esd-x", "tiger")
-    assert one.name(moji) == Fit("esd", "tiger").name(moji)  # the preset is the default
-    others = [Fit("esd-u", "tiger"), Fit("esd-x", "lion"), Fit("esd-x", "tiger", seed=1), Fit("uce", "tiger")]
-    assert len({f.name(moji) for f in (one, *others)}) == 5
-    assert set(one.preserve) == {"cat", "lion", "leopard"}
-    assert [c.kind for c in Fit("uce", "noto").erase] == ["style"]
-
-
-@pytest.mark.slow
-def test_a_sweep_shares_the_unedited_pictures_and_makes_nothing_twice(
-    moji: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn, images = [], Denoiser.images
-
-    def counted(self: Denoiser, *given, **settings):  # noqa: ANN002, ANN003, ANN202
-        drawn.append(1)
-        return images(self, *given, **settings)
-
-    monkeypatch.setattr(Denoiser, "images", counted)
-    rows = bench(moji, ["uce", "uce-2025"], ["tiger"], tmp_path, size="smoke")
-    cells = SIZES["smoke"]["pictures"] + SIZES["smoke"]["others"] * (SIZES["smoke"]["near"] + SIZES["smoke"]["far"])
-    assert len(rows) == 2 * 3 * cells  # two scores of three models
-    assert len(drawn) == 3
-    again = bench(moji, ["uce", "uce-2025"], ["tiger"], tmp_path, size="smoke")
-    assert again == rows
-    assert len(drawn) == 3
-    bench(moji, ["uce", "uce-2023"], ["tiger"], tmp_path, size="smoke")
-    assert len(drawn) == 4  # one new edit; the unedited model's and the old edit's pictures serve again
-    page = write_leaderboard(tmp_path).read_text()
-    assert "uce-2023" in page
-    assert (tmp_path / "tiger" / "report.html").is_file()
-    assert read_tensors(next((tmp_path / "store" / "edits").rglob("*.safetensors")))[1]["erase"][0]["name"] == "tiger"
-
-
-class Page(HTMLParser):
-    """Text of a page by tag, and the tags left open."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.links: list[str | None] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "a":
-            self.links.append(dict(attrs)["href"])
-        if tag not in ("meta", "img", "path", "circle"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Closed at once."""
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def sweep(folder: Path) -> Path:
-    """Two methods, two concepts, counted by hand: `a` erases 3 of 4 and keeps all but one neighbour, `b` failed to judge one."""
-    found = {
-        ("base", "tiger", "erase"): [1, 1], ("base", "rose", "erase"): [1, 1],
-        ("a", "tiger", "erase"): [0, 0], ("a", "rose", "erase"): [0, 1],
-        ("b", "tiger", "erase"): [1, 1], ("b", "rose", "erase"): [1, None],
-    }  # fmt: skip
-    rows = []
-    for (edit, concept, role), values in found.items():
-        for r, given in ((role, values), ("neighbour", [1, 0] if edit == "a" else [1, 1]), ("distant", [1, 1])):
-            for seed, value in enumerate(given):
-                row = {
-                    "erased": concept,
-                    "edit": edit,
-                    "role": r,
-                    "concept": f"{concept}-{r}",
-                    "seed": seed,
-                    "value": value,
-                }
-                rows += [{**row, "score": score} for score in ("top1", "top5")]
-    edits = [
-        {"method": m, "erased": c, "seconds": s, "bytes": 1000 * s, "fingerprint": f"{m}{c}"}
-        for m, s in (("a", 1.0), ("b", 3.0)) for c in ("tiger", "rose")
-    ]  # fmt: skip
-    about = {
-        "model": "moji",
-        "fingerprint": "f",
-        "version": "0",
-        "size": "smoke",
-        "commands": ["efface bench <x>"],
-        "edits": edits,
+def cells(*erased: str) -> tuple[Cell, ...]:
+    """Two pictures of each label."""
+    roles = {
+        name: "erase" if name in erased else "neighbour" if name in ("tiger", "lion", "cat") else "distant"
+        for name in LABELS
     }
-    (folder / "scores.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (folder / "bench.json").write_text(json.dumps(about))
-    return folder
+    return tuple(Cell(roles[n], n, f"a {n}", seed) for n in LABELS for seed in range(2))  # pyright: ignore[reportArgumentType]
 
 
-def test_the_leaderboard_is_counted_by_hand(tmp_path: Path) -> None:
-    text = write_leaderboard(sweep(tmp_path)).read_text()
-    page = Page(text)
-    assert page.open == []
-    assert page.links == ["tiger/report.html", "rose/report.html"]
-    assert "efface bench &lt;x&gt;" in text
-    assert "1 pictures could not be made or judged" in text
-    base, a, b = csv.DictReader((tmp_path / "leaderboard.csv").read_text().splitlines())
-    assert [base["method"], a["method"], b["method"]] == ["base", "a", "b"]
-    assert [float(a[k]) for k in ("ESR-1", "PSR-1 neighbours", "PSR-1 distant")] == [0.75, 0.5, 1.0]
-    assert (b["ESR-1"], b["ESR-1 n"]) == ("0.0", "3")
-    assert float(a["harmonic mean"]) == round(3 / (1 / 0.75 + 1 / 0.5 + 1), 4)
-    assert float(b["harmonic mean"]) == 0.0
-    assert (a["fit seconds"], a["bytes"], base["bytes"]) == ("1.0", "1000", "")
+@pytest.fixture
+def declared(tmp_path: Path) -> Benchmark:
+    """Three tasks, the last after the first: an untrained classifier judges them."""
+    tasks = [
+        Task("tiger", (TIGER,), ("boat",), cells("tiger")),
+        Task("both", (TIGER, LION), (), cells("tiger", "lion")),
+        Task("sequence-2", (LION,), ("boat",), cells("tiger", "lion"), ((TIGER,),)),
+    ]
+    return Benchmark(
+        name="toy", about="a toy", source="nobody", tasks=lambda files: tasks,
+        judges={"concept": Judge(f"classifier:{classifier(tmp_path / 'judge', LABELS)}", ("top1", "top2"))},
+        sampler=Sampler(steps=2, guidance=2.0), model="tiny", measures=("perceptual", "kernel:moji-concept"),
+    )  # fmt: skip
+
+
+def test_a_fit_is_named_by_what_it_is(base: Denoiser) -> None:
+    one = Fit("esd-x", (TIGER,), ("lion",))
+    assert one.name(base) == Fit("esd", (TIGER,), ("lion",)).name(base)  # the preset is the default
+    others = [
+        Fit("esd-u", (TIGER,), ("lion",)), Fit("esd-x", (LION,), ("lion",)), Fit("esd-x", (TIGER,), ("lion",), seed=1),
+        Fit("esd-x", (TIGER,)), Fit("uce", (TIGER,), ("lion",)), Fit("esd-x", (TIGER,), ("lion",), ((LION,),)),
+    ]  # fmt: skip
+    assert len({f.name(base) for f in (one, *others)}) == 7
+    assert others[-1].before == Fit("esd-x", (LION,), ("lion",))
+
+
+def test_a_sweep_draws_nothing_twice_and_goes_on_where_it_stopped(
+    base: Denoiser, declared: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, put = [], Store.put_picture
+    monkeypatch.setattr(Store, "put_picture", lambda self, r, p: (drawn.append(r["edit"]), put(self, r, p)))
+    rows = bench(base, ["uce"], declared, tmp_path / "out", model="tiny", log=Log())
+    assert drawn.count("") == 8  # the unedited model's pictures serve all three tasks
+    assert len(drawn) == 8 + 3 * 8
+    assert len([r for r in rows if r["score"] == "top1"]) == 3 * 2 * 8
+    assert {(r["task"], r["role"]) for r in rows if r["score"] == "perceptual"} == {
+        (t, r) for t in ("tiger", "both", "sequence-2") for r in ("erase", "neighbour", "distant")
+    }
+    again = bench(base, ["uce"], declared, tmp_path / "out", model="tiny")
+    assert again == rows
+    assert len(drawn) == 32
+    bench(base, ["uce", "uce-2025"], declared, tmp_path / "out", model="tiny", tasks=1)
+    assert len(drawn) == 40  # one new edit; all else serves again
+    for task in ("tiger", "both", "sequence-2"):
+        assert (tmp_path / "out" / task / "report.html").is_file()
+    assert [json.loads(line) for line in (tmp_path / "out" / "both" / "scores.jsonl").read_text().splitlines()] == [
+        r for r in rows if r["task"] == "both"
+    ]
+
+
+def test_a_sequence_is_each_erasure_on_what_the_one_before_left(
+    base: Denoiser, declared: Benchmark, tmp_path: Path
+) -> None:
+    bench(base, ["uce"], declared, tmp_path / "out", model="tiny")
+    fit = Fit("uce", (LION,), ("boat",), ((TIGER,),))
+    with Store(tmp_path / "out" / "store").edit_file(fit.name(base)) as path:
+        both = load_edit(path)
+    assert isinstance(both, Stack)
+    assert [c.name for c in both.header.erase] == ["tiger", "lion"]
+    first = make("uce").fit(base, TIGER, ["boat"])
+    second = make("uce").fit(first(base), LION, ["boat"])
+    expected = second(first(base)).params("xattn.kv")
+    for name, weight in both(base).params("xattn.kv").items():
+        torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=1e-6)
+    about = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert [(t["name"], t["kind"], t["after"]) for t in about["tasks"]] == [
+        ("tiger", "object", []), ("both", "object", []), ("sequence-2", "sequence", [["tiger"]]),
+    ]  # fmt: skip
+    assert len({t["protocol"] for t in about["tasks"]}) == 3
+
+
+def test_several_training_seeds_are_several_edits(base: Denoiser, declared: Benchmark, tmp_path: Path) -> None:
+    rows = bench(base, ["uce"], declared, tmp_path / "out", model="tiny", seeds=[0, 5], tasks=1, prompts=1)
+    assert {(r["edit"], r["fit"]) for r in rows} == {("base", 0), ("uce#0", 0), ("uce#5", 5)}
     assert (
-        (tmp_path / "leaderboard.md")
-        .read_text()
-        .splitlines()[3]
-        .startswith("| a | 75.0 [30, 95] | 75.0 [30, 95] | 50.0 ")
-    )
+        len({(r["concept"], r["prompt"], r["seed"]) for r in rows if r["prompt"]}) == 4
+    )  # one prompt of each role and concept
+    about = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert [(e["label"], e["method"], e["seed"]) for e in about["edits"]] == [("uce#0", "uce", 0), ("uce#5", "uce", 5)]
 
 
-def test_a_folder_without_a_sweep_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"holds no bench.json; give a folder `efface bench` wrote"):
-        write_leaderboard(tmp_path)
+def test_rows_say_what_was_measured(base: Denoiser, declared: Benchmark, tmp_path: Path) -> None:
+    (task, *_) = declared.made()
+    edit = make("uce").fit(base, task.erase, task.preserve)
+    rows = evaluate(base, {"e": edit}, task, declared, tmp_path / "run")
+    keys = {
+        "protocol",
+        "task",
+        "edit",
+        "fit",
+        "role",
+        "concept",
+        "group",
+        "prompt",
+        "seed",
+        "attack",
+        "judge",
+        "score",
+        "value",
+    }
+    assert all(keys < set(r) for r in rows)
+    store = Store(tmp_path / "run" / "store")
+    moved = {(r["concept"], r["seed"]): r["value"] for r in rows if r["score"] == "perceptual"}
+    assert len(moved) == 8
+    for r in rows:
+        if r["score"] == "perceptual":  # 0 exactly where the edit changed no bit
+            old = next(b for b in rows if b["edit"] == "base" and (b["prompt"], b["seed"]) == (r["prompt"], r["seed"]))
+            same = np.array_equal(store.picture(old["cell"]), store.picture(r["cell"]))
+            assert same == (r["value"] == 0)
+    assert {(r["role"], r["n"]) for r in rows if r["seed"] == -1} == {("neighbour", 4), ("distant", 2)}
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (info["task"], info["benchmark"], info["sensitive"]) == ("tiger", "toy", False)
+    assert info["detectors"]["concept"]["id"] == rows[0]["detector"]
+
+
+def test_a_missing_prompt_file_and_an_unknown_measure_are_one_sentence(
+    base: Denoiser, declared: Benchmark, tmp_path: Path
+) -> None:
+
+    needy = dataclasses.replace(declared, files={"captions": PromptFile({"prompt": ("prompt",)}, "its authors")})
+    with pytest.raises(UsageError, match="benchmark toy: needs the prompts 'captions'.* give --file captions=PATH"):
+        bench(base, ["uce"], needy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    odd = dataclasses.replace(declared, measures=("perceptuall",))
+    with pytest.raises(UsageError, match="measure: unknown 'perceptuall'; did you mean 'perceptual'"):
+        bench(base, ["uce"], odd, tmp_path / "out", tasks=1, prompts=1)

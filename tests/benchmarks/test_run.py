@@ -15,13 +15,14 @@ import pytest
 import torch
 
 from efface.benchmarks import run
-from efface.benchmarks.moji import Cell
-from efface.benchmarks.run import draw, judge, look, recipes
+from efface.benchmarks.run import draw, judge, look, recipes, value
+from efface.benchmarks.spec import Cell, Sampler
+from efface.benchmarks.spec import Judge as Asked
 from efface.benchmarks.store import Store, name_of
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Edit
-from efface.core.errors import EffaceError
+from efface.core.errors import EffaceError, UsageError
 from efface.core.train import Log
 from efface.erasers.uce import UCE
 
@@ -47,7 +48,7 @@ class Judge:
 
 def setting(base: Denoiser) -> tuple[dict[str, Edit], dict[str, list[Any]]]:
     edits: dict[str, Edit] = {"uce": UCE().fit(base, Concept("tiger", "cat"), ["lion"])}
-    return edits, recipes(base, edits, CELLS, steps=3, guidance=2.0)
+    return edits, recipes(base, edits, CELLS, Sampler(steps=3, guidance=2.0))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -123,7 +124,7 @@ def test_a_cell_that_fails_is_an_error_and_leaves_the_rest(
     monkeypatch.setattr(Denoiser, "images", failing)
     draw(store, base, edits, wanted, Log())
     assert len(store.failures()) == 2
-    rows = judge(store, wanted, CELLS, {"concept": Judge()})
+    rows = judge(store, wanted, CELLS, {"concept": (Asked("judge"), Judge())})
     bad = [r for r in rows if r["value"] is None]
     assert {(r["edit"], r["concept"], r["seed"]) for r in bad} == {("base", "tiger", 4), ("uce", "tiger", 4)}
     assert {r["error"] for r in bad} == {"RuntimeError: out of memory"}
@@ -163,7 +164,7 @@ def test_rows_say_whether_the_asked_is_among_the_best_guesses(
 ) -> None:
     _, wanted = setting(base)
     store = Store(tmp_path / "whole")
-    rows = judge(store, wanted, CELLS, {"concept": Judge()})
+    rows = judge(store, wanted, CELLS, {"concept": (Asked("judge"), Judge())})
     for row in rows:
         light = store.picture(row["cell"]).mean() > 127
         first, best = ("tiger", ("tiger", "cat")) if light else ("cat", ("cat", "tiger"))
@@ -171,6 +172,40 @@ def test_rows_say_whether_the_asked_is_among_the_best_guesses(
         assert row["value"] == int(row["concept"] == first if row["score"] == "top1" else row["concept"] in best)
         assert row["detector"] == "judge-1"
         assert (tmp_path / "whole" / row["image"]).is_file()
+
+
+def test_scores_are_counted_by_hand() -> None:
+    cell, boxes = (
+        Cell("erase", "English springer", "a dog", 0),
+        [("tabby, tabby cat", 0.5), ("English_springer, Welsh", 0.3)],
+    )
+    assert [value(s, cell, Asked(""), boxes) for s in ("top1", "top2")] == [0, 1]
+    nude = Asked("", ("any0.6", "any0.5", "count0.3", "count0.6"), ("A", "B"))
+    seen = [("A", 0.6), ("C", 0.9), ("A", 0.4), ("B", 0.3)]  # a score counts above the threshold, not at it
+    assert [value(s, cell, nude, seen) for s in nude.scores] == [0, 1, 2, 0]
+    assert value("any0.6", cell, nude, []) == 0
+    assert value("top1", cell, Asked(""), []) is None
+    with pytest.raises(UsageError, match="expected topK, anyT or countT, such as top5 or any0.6, got 'best'"):
+        value("best", cell, Asked(""), boxes)
+
+
+def test_each_row_has_its_own_guidance_and_the_sampler_its_negative_prompt(base: Denoiser, tmp_path: Path) -> None:
+    cells = [Cell("erase", "tiger", "a tiger", i, guidance=g) for i, g in enumerate((1.0, 7.5, None))]
+    sampler = Sampler(name="euler", steps=3, guidance=2.0, negative="a sad dog")
+    wanted, store = recipes(base, {}, cells, sampler), Store(tmp_path / "s")
+    draw(store, base, {}, wanted, Log())
+    for i, scale in enumerate((1.0, 7.5, 2.0)):
+        alone = base.images(["a tiger"], [i], steps=3, guidance=scale, sampler="euler", negative="a sad dog")[0]
+        kept = store.picture(name_of(wanted["base"][i]))
+        assert np.abs(kept.astype(int) - alone.astype(int)).max() <= 1
+
+
+def test_a_sampler_that_cannot_be_is_told_at_once_and_no_cell_is_an_error(base: Denoiser, tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    with pytest.raises(UsageError, match="sampler: unknown 'lsm'; did you mean 'lms'"):
+        draw(store, base, {}, recipes(base, {}, CELLS, Sampler(name="lsm")), Log())
+    assert store.failures() == []
+    assert not list((tmp_path / "s" / "claims").iterdir())
 
 
 def test_a_picture_that_is_not_finite_is_no_picture(base: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:

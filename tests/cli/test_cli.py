@@ -1,5 +1,6 @@
 """Every command as a user types it: files, sentences, exit codes. Moji is the model; sizes are the smallest that still mean something."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,19 @@ def test_help_and_version_are_quick_to_import():
     code = "import sys; sys.argv = ['efface', '--help']\nfrom efface.cli import main\nmain()\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("demo", "methods", "models", "erase", "generate", "evaluate", "show", "bake", "doctor"):
+    for command in (
+        "demo",
+        "methods",
+        "models",
+        "erase",
+        "generate",
+        "evaluate",
+        "show",
+        "bake",
+        "bench",
+        "report",
+        "doctor",
+    ):
         assert command in done.stdout
 
 
@@ -74,22 +87,26 @@ def test_erase_show_generate_bake(capsys, tiger: Path):
     assert "exists already" in errors
 
 
-def test_evaluate_writes_a_report(capsys, tiger: Path):
-    sizes = ["--pictures", "2", "--others", "1", "--near", "1", "--far", "1", "-o", "out"]
-    code, out, errors = run(capsys, "evaluate", str(tiger), *sizes)
+def test_evaluate_writes_a_report_and_its_store_is_kept_in_order(capsys, tiger: Path):
+    from efface.benchmarks.moji import erasing
+    from efface.benchmarks.store import Store
+
+    words = ["evaluate", str(tiger), "--size", "smoke", "-o", "out"]
+    code, out, errors = run(capsys, *words)
     assert code == 0, errors
     assert "unedited" in out
     page = (Path("out") / "report.html").read_text()
     assert "data:image/png;base64," in page
-    assert len((Path("out") / "scores.jsonl").read_text().splitlines()) == 2 * 2 * (2 + 1 + 1)
-
-
-def test_a_store_is_listed_checked_and_retried(capsys, tiger: Path):
-    from efface.benchmarks.store import Store
-
-    sizes = ["--pictures", "1", "--others", "1", "--near", "1", "--far", "1", "-o", "out"]
-    code, _, errors = run(capsys, "evaluate", str(tiger), *sizes)
+    rows = (Path("out") / "scores.jsonl").read_text().splitlines()
+    assert sum('"score": "top1"' in row for row in rows) == 2 * len(erasing(["tiger"], "smoke").cells)
+    code, out, errors = run(capsys, "report", "out", "-o", "again.html")
     assert code == 0, errors
+    assert Path("again.html").read_text() == page
+    shutil.copytree("out", "other")
+    code, out, errors = run(capsys, "compare", "out", "other", "-o", "both.html")
+    assert code == 0, errors
+    assert "tiger" in Path("both.html").read_text()
+
     store = Store("out/store")
     (name, cell), *_ = [(n, c) for n, c in store.cells() if c["edit"]]
     path = Path("out/store") / store.picture_path(name)
@@ -103,11 +120,12 @@ def test_a_store_is_listed_checked_and_retried(capsys, tiger: Path):
     code, out, _ = run(capsys, "runs", "out/store", "--retry")
     assert "1 errors forgotten" in out
     assert store.failures() == []
-    code, _, errors = run(capsys, "evaluate", str(tiger), *sizes)  # draws what is gone
+    code, _, errors = run(capsys, *words)  # draws what is gone
     assert code == 0, errors
     assert path.exists()
+    assert (Path("out") / "scores.jsonl").read_text().splitlines() == rows
     code, out, _ = run(capsys, "runs", "out/store", "--remove", cell["edit"])
-    assert "3 pictures of edit" in out
+    assert "14 pictures of edit" in out
     code, _, errors = run(capsys, "runs", "nowhere")
     assert code == 2
     assert "is no store" in errors
@@ -126,6 +144,13 @@ def test_lists(capsys):
     code, out, _ = run(capsys, "models")
     assert code == 0
     assert "moji" in out
+    code, out, _ = run(capsys, "benchmarks")
+    assert code == 0
+    assert "unlearncanvas" in out
+    code, out, _ = run(capsys, "benchmarks", "celebrities")
+    assert "3750 of the unedited model" in out
+    assert "yours, --judge concept=DETECTOR" in out
+    assert "humpbacked" in out  # the negative prompt
 
 
 @pytest.mark.parametrize(
@@ -149,7 +174,18 @@ def test_lists(capsys):
         (["bench", "--size", "quik"], 2, "did you mean 'quick'"),
         (["bench", "--methods", "uce,esdx"], 2, "unknown 'esdx'"),
         (["bench", "--concepts", "tigger"], 2, "did you mean 'tiger'"),
-        (["bench", "--concepts", ","], 2, "--concepts: nothing given"),
+        (["bench", "--methods", ","], 2, "--methods: nothing given"),
+        (["bench", "--seeds", "one"], 2, "--seeds: expected numbers"),
+        (["bench", "--judge", "concept"], 2, "--judge: expected NAME=VALUE, got 'concept'"),
+        (["bench", "--judge", "face=nudenet"], 2, "moji has no judge 'face'; it has concept, style, pair"),
+        (["bench", "--benchmark", "i2pp"], 2, "did you mean 'i2p'"),
+        (["bench", "--benchmark", "i2p"], 2, "needs the prompts 'i2p', which efface does not ship"),
+        (["bench", "--benchmark", "i2p", "--file", "i2p=none.csv"], 2, "none.csv: no such file of prompts"),
+        (["bench", "--benchmark", "i2p", "--concepts", "tiger"], 2, "--concepts: i2p has its own"),
+        (["evaluate", "none.safetensors", "--size", "quik"], 2, "no such file"),
+        (["report", "nowhere"], 2, "nothing there; give a folder"),
+        (["compare", "nowhere", "there"], 2, "nowhere"),
+        (["benchmarks", "celebs"], 2, "did you mean 'celebrities'"),
         (["unknown"], 2, "No such command"),
     ],
 )  # fmt: skip

@@ -1,5 +1,8 @@
 """The denoiser: exact conversions, diffusers' own sampler, weights that are shared or owned."""
 
+import copy
+
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DConditio
 from oracles import schedule as oracle
 from toys import LENGTH, MixtureDenoiser, differing, pipeline, probe, snapshot, tiny
 
-from efface.core.denoiser import CHUNK, Cond, Denoiser, load
+from efface.core.denoiser import CHUNK, SAMPLERS, Cond, Denoiser, load
 from efface.core.errors import EffaceError, UsageError
 from efface.core.families import sd
 
@@ -124,6 +127,51 @@ def test_sampling_another_pipelines_schedule_still_is_ddim() -> None:
     pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)  # a stock SD ships PNDM
     other = Denoiser(pipe)
     assert torch.equal(other.sample(other.embed(["a tiger"]), seeds=[0], steps=3), expected)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_each_sampler_is_the_pipelines_own_with_a_negative_prompt(model: Denoiser, sampler: str) -> None:
+    pytest.importorskip("scipy")
+    name, settings = SAMPLERS[sampler]
+    pipe = copy.copy(model.pipeline)
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **settings)
+    prompts, seeds = ["a tiger", "a picture of a cat"], [3, 8]
+    ours = model.sample(model.embed(prompts), seeds=seeds, steps=6, guidance=4.0, sampler=sampler, negative="a sad dog")
+    plain = pipe(
+        prompts, negative_prompt=["a sad dog"] * 2, latents=model.noise(seeds), num_inference_steps=6, guidance_scale=4.0,
+        output_type="latent",
+    ).images  # fmt: skip
+    torch.testing.assert_close(ours, plain, atol=2e-4, rtol=1e-4)
+    again = model.sample(
+        model.embed(prompts), seeds=seeds, steps=6, guidance=4.0, sampler=sampler, negative="a sad dog"
+    )
+    assert torch.equal(again, ours)  # a sampler with a memory starts anew
+
+
+def test_samplers_differ_and_an_unknown_one_is_a_sentence(base: Denoiser) -> None:
+    pytest.importorskip("scipy")
+    cond = base.embed(["a tiger"])
+    drawn = [base.sample(cond, seeds=[1], steps=4, sampler=s) for s in SAMPLERS]
+    assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(drawn) for b in drawn[:i])
+    with pytest.raises(UsageError, match="sampler: unknown 'ddmi'; did you mean 'ddim'"):
+        base.sample(cond, seeds=[1], steps=4, sampler="ddmi")
+    with pytest.raises(UsageError, match="rng: this machine cannot draw noise on 'cuda'"):
+        base.sample(cond, seeds=[1], steps=4, rng="cuda") if not torch.cuda.is_available() else base.noise(
+            [1], "cuda:99"
+        )
+
+
+def test_each_picture_has_its_own_guidance(base: Denoiser) -> None:
+    scales = [1.0, 7.5, 3.0] * 7  # more than one chunk
+    prompts = ["a tiger", "cat", "a red house"] * 7
+    together = base.sample(base.embed(prompts), seeds=range(21), steps=3, guidance=scales)
+    for i in (0, 1, 2, 19):
+        alone = base.sample(base.embed(prompts[i : i + 1]), seeds=[i], steps=3, guidance=scales[i])
+        torch.testing.assert_close(together[i], alone[0], atol=1e-4, rtol=0)
+    assert torch.equal(
+        base.sample(base.embed(prompts), seeds=range(21), steps=3, guidance=[3.0] * 21),
+        base.sample(base.embed(prompts), seeds=range(21), steps=3, guidance=3.0),
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,7 @@ import pytest
 from diffusers import StableDiffusionPipeline
 
 import efface
-from efface.benchmarks.moji import concepts, distant, kind, members, neighbours, plan, prompt, styles
+from efface.benchmarks.moji import benchmark, concepts, distant, kind, members, neighbours, prompt, styles, tasks
 from efface.benchmarks.run import evaluate
 from efface.benchmarks.store import Store
 from efface.core.denoiser import Denoiser
@@ -70,14 +70,6 @@ def test_the_vocabulary_is_what_was_promised():
         members("tigerr")
 
 
-def test_the_plan_asks_each_role_with_different_seeds():
-    cells = plan(["tiger"], pictures=8, others=3, near=2, far=2)
-    assert [sum(c.role == r for c in cells) for r in ("erase", "neighbour", "distant")] == [8, 6, 6]
-    assert len({(c.prompt, c.seed) for c in cells}) == len(cells)
-    styled = plan(["noto"], pictures=4, others=2, near=2, far=2)
-    assert not [c for c in styled if c.role != "erase" and "noto" in c.prompt]
-
-
 @pytest.mark.slow
 def test_draws_what_is_asked(base: Denoiser):
     """Every thirteenth (concept, style) pair: the card's numbers come from all of them."""
@@ -109,11 +101,10 @@ def test_stock_pipeline_draws_the_same_picture(base: Denoiser):
 def test_the_concept_goes_and_its_neighbours_stay(
     base: Denoiser, tmp_path: Path, pictures: Store, method: str, gone: float, kept: float
 ):
-    """Bars below benchmarks/bars.py's by the error of so few pictures; that script measures the promise itself."""
-    preserve = neighbours(["tiger"], 8) if method == "uce" else ()
-    edit = make(method).fit(base, ["tiger"], preserve)
-    cells = plan(["tiger"], pictures=12, others=6, near=3, far=2)
-    rows = evaluate(base, {method: edit}, cells, tmp_path, name="tiger", store=pictures)
+    """Bars below docs/leaderboard's by the error of so few pictures."""
+    (task,) = tasks("tiger", pictures=12, said=2, others=6, near=3, far=2)
+    edit = make(method).fit(base, task.erase, task.preserve if method == "uce" else ())
+    rows = evaluate(base, {method: edit}, task, benchmark(), tmp_path, store=pictures)
     before, after = (erased(rows, "top1", edit=e, role="erase").value for e in ("base", method))
     assert before < 0.3  # the positive control: it was there
     assert after >= gone

@@ -1,72 +1,30 @@
 """The report of a small run folder whose every number is counted by hand."""
 
+import csv
+import io
 import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from made import Page, info, line, other_words, save, scores, table, write_rows
 from PIL import Image
 
 from efface.core.errors import EffaceError, UsageError
-from efface.report.html import COLUMNS, NO_ATTACK, write_report
-from efface.report.tables import percent, read_run, verdict
+from efface.report.axes import axes
+from efface.report.folder import read_run
+from efface.report.grids import COLUMNS
+from efface.report.html import write_report
+from efface.report.scores import Ask
+from efface.report.words import NO_ATTACK, percent, seen_instead, verdicts
 
-# top-1 of each seed, in order; None: the detector failed. top-5 is top-1 with the first miss turned into a hit.
-FOUND = {
-    ("base", "tiger"): [1, 1, 1, 1],
-    ("uce", "tiger"): [0, 0, 1, None],
-    ("base", "lion"): [1, 1, 1, 1],
-    ("uce", "lion"): [1, 1, 1, 1],
-    ("base", "leopard"): [1, 1, 1, 0],
-    ("uce", "leopard"): [0, 0, 0, 1],
-    ("base", "rose"): [1, 1, 1, 1],
-    ("uce", "rose"): [1, 1, 1, None],
-}
-ROLES = {"tiger": "erase", "lion": "neighbour", "leopard": "neighbour", "rose": "distant"}
-
-
-def scores():
-    for (edit, concept), found in FOUND.items():
-        first_miss = found.index(0) if 0 in found else None
-        for seed, value in enumerate(found):
-            name = f"images/{edit}/{concept}{seed}.png"
-            row = {"edit": edit, "concept": concept, "role": ROLES[concept], "prompt": f"a {concept}", "seed": seed}
-            row |= {"image": name, "seen": concept if value else "cat"}
-            yield row | {"score": "top1", "value": value}
-            yield row | {"score": "top5", "value": 1 if seed == first_miss else value}
-
-
-def info():
-    edit = {"id": "uce", "method": "UCE", "settings": {"ridge": 0.5}, "seconds": 0.4, "bytes": 123456}
-    return {
-        "title": "Erasing tiger",
-        "model": "moji",
-        "fingerprint": "3f9a",
-        "created": "2025-11-22T01:20:00+00:00",
-        "version": "0.1.0",
-        "steps": 20,
-        "guidance": 3.0,
-        "seeds": 4,
-        "concept": {"name": "tiger", "kind": "object", "target": "cat"},
-        "edits": [edit | {"file": "uce.safetensors", "preserve": ["lion"]}],
-        "detector": {"name": "moji-concept", "held_out_top1": 0.98},
-        "commands": ["efface erase moji tiger --to cat"],
-        "seconds": 61.2,
-    }
-
-
-def save(folder, about, rows):
-    rows = list(rows)
-    for i, row in enumerate(rows):
-        path = folder / row["image"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (64, 64), (i % 256, 90, 120)).save(path)
-    (folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
-    (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return folder
+ERASED, NEAR, FAR = (
+    Ask("erase", "concept", "top1"),
+    Ask("neighbour", "concept", "top1"),
+    Ask("distant", "concept", "top1"),
+)
 
 
 @pytest.fixture
@@ -74,121 +32,188 @@ def folder(tmp_path):
     return save(tmp_path / "run", info(), scores())
 
 
-class Page(HTMLParser):
-    """Opening tags with attributes, text, and the tags left open."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text, self.open = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "path", "circle"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-    def all(self, tag):
-        return [attrs for name, attrs in self.tags if name == tag]
+@pytest.fixture
+def whole(tmp_path):
+    """A run of every kind of row."""
+    return save(tmp_path / "whole", info(), [*scores(), *other_words()])
 
 
 def read(folder):
     return Page(write_report(folder).read_text(encoding="utf-8"))
 
 
-def table(text, css):
-    """Rows of cells as plain text, small print after a slash."""
-    inside = re.search(f'<table class="{css}">(.*?)</table>', text)[1]
-    rows = re.findall("<tr>(.*?)</tr>", inside)
-    plain = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
-    clean = [[re.sub("<[^>]+>", "", re.sub("<small>", "/", cell)) for cell in row] for row in plain]
-    return [[cell.replace("\u00a0", " ").replace("&ndash;", "-") for cell in row] for row in clean]
+def text(folder):
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def verdict(folder, edit="uce"):
+    return verdicts(read_run(folder))[edit].replace("\u00a0", " ")
 
 
 def test_rates_leave_out_what_the_detector_could_not_judge(folder):
     run = read_run(folder)
-    esr1, esr5 = run.rate("uce", "erase", "top1"), run.rate("uce", "erase", "top5")
-    psr1, psr5 = run.rate("uce", "neighbour", "top1"), run.rate("uce", "neighbour", "top5")
-    assert [(r.hits, r.n, r.failed) for r in (esr1, esr5, psr1, psr5)] == [(2, 3, 1), (1, 3, 1), (5, 8, 0), (6, 8, 0)]
-    assert run.rate("base", "erase", "top1").hits == 0
-    assert run.rate("uce", "distant", "top1").value == 1
-    assert run.seen_instead("uce") == {"cat": 2}
+    rates = [run.scores.rate("uce", ask._replace(score=k)) for ask in (ERASED, NEAR) for k in ("top1", "top5")]
+    assert [(r.hits, r.n, r.failed) for r in rates] == [(2, 3, 1), (1, 3, 1), (5, 8, 0), (6, 8, 0)]
+    assert run.scores.rate("base", ERASED).hits == 0
+    assert run.scores.rate("uce", FAR).value == 1
+    assert seen_instead(run, "uce") == {"cat": 2}
 
 
-def test_a_cell_that_failed_is_shown_without_a_picture_and_never_counted(tmp_path):
+def test_judges_are_never_counted_together(whole):
+    run = read_run(whole)
+    companion = [ask for ask in run.scores.rates if ask.role == "companion"]
+    assert companion == [Ask("companion", "style", "top1")]
+    more = [
+        line(edit=e, role="companion", concept="noto", prompt="a tiger in noto", seed=i, value=0)
+        for e in ("base", "uce")
+        for i in range(3)
+    ]
+    run = read_run(save(whole, info(), [*scores(), *other_words(), *more]))
+    companion = {ask.judge: run.scores.rate("uce", ask) for ask in run.scores.rates if ask.role == "companion"}
+    assert {judge: (r.hits, r.n) for judge, r in companion.items()} == {"concept": (0, 3), "style": (4, 4)}
+    heads = table(text(whole), "All scores")[0]
+    assert {"PSR-1/companions, concept judge", "PSR-1/companions, style judge"} <= set(heads)
+
+
+def test_axes(whole):
+    found = axes(read_run(whole))
+    values = {(axis, one.name, one.what): one.values.get("uce") for axis, lines in found.items() for one in lines}
+    rate = values["Robustness", "ESR-1", "by other words"]
+    assert (rate.hits, rate.n) == (2, 4)  # found in seeds 1 and 2 of four
+    rate = values["Robustness", "ESR-1", "by description"]
+    assert (rate.hits, rate.n) == (2, 4)
+    rate = values["Robustness", "brought back", "by the best attack: random-words"]
+    assert (rate.hits, rate.n, rate.failed) == (3, 4, 1)
+    mean = values["Utility", "perceptual distance to the unedited model's picture", "neighbours"]
+    assert (mean.value, mean.n, mean.failed) == (0.5, 3, 1)
+    mean = values["Utility", "kernel distance (moji-concept) to the unedited model's pictures", "neighbours"]
+    assert (mean.value, mean.n) == (0.125, 8)
+    assert values["Many concepts", "erased", "at once"] == "1"
+    before = {(one.name, one.what): one.values.get("base") for lines in found.values() for one in lines}
+    assert before["brought back", "by the best attack: random-words"] == "no attack was tried"
+    assert before["perceptual distance to the unedited model's picture", "neighbours"] is None
+    names = [row[0] for row in table(text(whole), "Four axes")]
+    assert [n for n in names if "?" in n] == [
+        "Effectiveness: is it gone when asked for by its plain name?", "Robustness: does it stay gone when asked for otherwise?",
+        "Utility: does everything else stay?", "Many concepts: how many at once, and after which?",
+    ]  # fmt: skip
+
+
+def test_the_worst_of_many_and_what_came_before(tmp_path):
+    found = {"tiger": [0, 0], "rose": [1, 0]}
+    rows = [
+        line(edit=e, concept=c, seed=i, value=v if e == "uce" else 1)
+        for c, own in found.items()
+        for e in ("base", "uce")
+        for i, v in enumerate(own)
+    ]
+    about = info() | {"concept": {"name": "tiger and rose", "count": 2, "after": ["bus", "a and b"]}}
+    lines = axes(read_run(save(tmp_path / "run", about, rows)))["Many concepts"]
+    assert (lines[0].values["uce"], lines[0].what) == ("2", "in all; one after the other, earlier: bus, then a and b")
+    assert lines[1].what == "worst: rose"
+    assert (lines[1].values["uce"].hits, lines[1].values["uce"].n) == (1, 2)
+
+
+def test_attack_success_and_budget(whole):
+    page = text(whole)
+    assert table(page, "Attacks")[2] == ["UCE", "75 %/30-95 %/n = 4/1 not judged", "0 %/0-43 %/n = 5"]
+    assert (
+        "UCE, random-words: 10 25\u00a0%, 20 50\u00a0%, 40 75\u00a0%, 100 75\u00a0%" in page
+    )  # 4 judged: 3 by 40 calls
+    assert NO_ATTACK not in page
+
+
+def test_no_attack_is_said(folder):
+    assert NO_ATTACK in text(folder)
+    assert "no attack was tried" in str(table(text(folder), "Four axes"))
+
+
+def test_a_cell_that_failed_is_shown_without_a_picture_and_never_counted(folder):
     rows = list(scores())
-    folder = save(tmp_path / "run", info(), rows)
     for row in rows:
         if row["value"] is None:
             row["image"] = ""
-    (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    text = write_report(folder).read_text(encoding="utf-8")
-    assert text.count("? not drawn") == 2  # one of tiger, one of rose
-    assert read_run(folder).rate("uce", "erase", "top1").failed == 1
+    write_rows(folder, rows)
+    assert text(folder).count("? not drawn") == 2  # one of tiger, one of rose
+    assert read_run(folder).scores.rate("uce", ERASED).failed == 1
     rows[0]["image"] = ""  # a judged row must have its picture
-    (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(folder, rows)
     with pytest.raises(UsageError, match="expected a picture"):
         read_run(folder)
 
 
+def pairs(edits):
+    """12 prompts of tiger and lion each for the unedited model, which finds all, and edits with these values."""
+    return [
+        line(edit=e, concept=c, role=r, seed=i, value=v)
+        for e, found in {"base": [1] * 12, **edits}.items()
+        for c, r in (("tiger", "erase"), ("lion", "neighbour")) for i, v in enumerate(found)
+    ]  # fmt: skip
+
+
 def test_a_loss_is_chance_unless_the_pairs_say_otherwise(tmp_path):
     """Six of six changed pairs lost: p = 2 / 2⁶ = 3 %; five of five: 6 %."""
-    base, edit = [1] * 6 + [1] * 6, [0] * 6 + [1] * 6
-    rows = [
-        {"edit": e, "concept": c, "role": r, "prompt": f"a {c}", "seed": i, "image": f"{e}{c}{i}.png", "seen": "", "value": v, "score": k}
-        for e, found in (("base", base), ("uce", edit))
-        for c, r in (("tiger", "erase"), ("lion", "neighbour")) for i, v in enumerate(found) for k in ("top1", "top5")
-    ]  # fmt: skip
-    says = verdict(read_run(save(tmp_path / "six", info(), rows)), "uce").replace("\u00a0", " ")
-    assert "lion appears less often than before (50 % against 100 %)" in says
-    for row in rows:
-        if row["edit"] == "uce" and row["seed"] == 5:
-            row["value"] = 1
-    says = verdict(read_run(save(tmp_path / "five", info(), rows)), "uce").replace("\u00a0", " ")
-    assert "lion appears less often than before (58 % against 100 %, which may be chance)" in says
+    folder = save(tmp_path / "six", info(), pairs({"uce": [0] * 6 + [1] * 6}))
+    assert "lion appears less often than before (50 % against 100 %)" in verdict(folder)
+    folder = save(tmp_path / "five", info(), pairs({"uce": [0] * 5 + [1] * 7}))
+    assert "lion appears less often than before (58 % against 100 %, which may be chance)" in verdict(folder)
 
 
-def test_score_table(folder):
-    head, base, uce = table(write_report(folder).read_text(encoding="utf-8"), "scores")
+def test_several_edits_are_corrected_by_holm(tmp_path):
+    """Two edits that both lose six: 2 x 3 % = 6 %, chance; beside one that loses nothing, the smaller p is doubled, too."""
+    about = info()
+    about["edits"] = [about["edits"][0], about["edits"][0] | {"id": "esd", "method": "ESD"}]
+    found = {"uce": [0] * 6 + [1] * 6, "esd": [0] * 7 + [1] * 5}
+    folder = save(tmp_path / "run", about, pairs(found))
+    assert "(50 % against 100 %)" in verdict(folder)  # p = 3.1 % is the larger of the two: times one
+    assert "(42 % against 100 %)" in verdict(folder, "esd")  # 1.6 % times two
+    folder = save(tmp_path / "run", about, pairs(found | {"esd": [1] * 12}))
+    assert "(50 % against 100 %, which may be chance)" in verdict(folder)  # 3.1 % times two
+    tests = json.loads(text(folder) and (folder / "report.json").read_text())["tests"]
+    lion = next(t for t in tests if t["edit"] == "uce" and t["role"] == "neighbour")
+    assert (lion["lost"], lion["won"], lion["p"], lion["p_holm"]) == (6, 0, 2 / 64, 4 / 64)
+    tiger = next(t for t in tests if t["edit"] == "uce" and t["role"] == "erase")
+    assert (tiger["lost"], tiger["won"]) == (0, 6)  # of successes: not found
+
+
+def test_score_table_and_calibration(folder):
+    page = text(folder)
+    head, base, uce = table(page, "All scores")
     assert head[1:4] == ["ESR-1/erased", "ESR-5/erased", "PSR-1/neighbours"]
     # Wilson for 0 of 4: 0 to z²/(4 + z²) = 49 %; for 2 of 3: 57.3 ± 36.5 %
     assert base == [
-        "unedited",
-        *["0 %/0-49 %/n = 4"] * 2,
-        "88 %/53-98 %/n = 8",
-        "100 %/68-100 %/n = 8",
-        *["100 %/51-100 %/n = 4"] * 2,
-        "-",
-        "-",
-    ]
+        "unedited", *["0 %/0-49 %/n = 4"] * 2, "88 %/53-98 %/n = 8", "100 %/68-100 %/n = 8", *["100 %/51-100 %/n = 4"] * 2,
+    ]  # fmt: skip
     assert uce[:4] == ["UCE", "67 %/21-94 %/n = 3/1 not judged", "33 %/6-79 %/n = 3/1 not judged", "63 %/31-86 %/n = 8"]
-    assert uce[7:] == ["0.4 s", "123 kB"]
+    # of 16 pictures one leopard is missed; it was taken for a cat, which nobody asked for
+    assert table(page, "How wrong the judges are")[1] == [
+        "moji-concept/concept judge, moji-concept-1", "6 %/1-28 %/n = 16", "0 %/0-19 %/n = 16", "2 %",
+    ]  # fmt: skip
 
 
 def test_verdict_says_what_was_counted_and_never_safe(folder):
-    said = verdict(read_run(folder), "uce").replace("\u00a0", " ")
-    assert said == (
+    assert verdict(folder) == (
         "tiger does not appear in 2 of 3 pictures asked for by name (unedited model: absent from 0 of 4); "
         "lion and leopard appear less often than before (63 % against 88 %, which may be chance), "
         "leopard suffers most (1 of 4 against 3 of 4); rose appears about as often as before (100 % against 100 %); "
         "left out because the detector could not judge them: 2."
     )
-    text = write_report(folder).read_text(encoding="utf-8")
-    assert NO_ATTACK in text
-    assert not re.search(r"\bsafe\b", text)
+    assert not re.search(r"\bsafe\b", text(folder))
+
+
+def test_verdict_on_other_words_and_companions(whole):
+    said = verdict(whole)
+    assert (
+        "; it does not appear in 2 of 4 pictures asked for by other words (unedited model: absent from 0 of 4); "
+        in said
+    )
+    assert "pictures described without its name (unedited model: absent from 1 of 4); " in said
+    assert "; noto beside tiger appears about as often as before (100 % against 100 %); " in said
 
 
 def test_verdict_of_an_edit_that_fails_says_so(folder):
     rows = [row | ({"value": 1, "seen": "tiger"} if row["concept"] == "tiger" else {}) for row in scores()]
-    assert verdict(read_run(save(folder, info(), rows)), "uce").startswith(
+    assert verdict(save(folder, info(), rows)).startswith(
         "tiger still appears in 4 of 4 pictures asked for by name (unedited model: in 4 of 4); "
     )
 
@@ -196,28 +221,20 @@ def test_verdict_of_an_edit_that_fails_says_so(folder):
 def test_nothing_judged_is_no_success(folder):
     rows = [row | ({"value": None} if row["concept"] == "tiger" else {}) for row in scores()]
     save(folder, info(), rows)
-    assert verdict(read_run(folder), "uce").startswith("no picture of tiger could be judged; ")
-    assert table(write_report(folder).read_text(encoding="utf-8"), "scores")[2][1] == "-/n = 0/4 not judged"
+    assert verdict(folder).startswith("no picture of tiger asked for by name could be judged; ")
+    assert table(text(folder), "All scores")[2][1] == "-/n = 0/4 not judged"
 
 
 @pytest.mark.parametrize(
-    ("rate", "text"),
-    [
-        (0.0, "0 %"),
-        (1.0, "100 %"),
-        (0.9999999999999, "100 %"),
-        (0.998, "99.8 %"),
-        (0.99999, "99.9 %"),
-        (0.625, "63 %"),
-        (1e-4, "0.1 %"),
-    ],
-)
-def test_percent_is_0_or_100_only_when_exact(rate, text):
-    assert percent(rate).replace("\u00a0", " ") == text
+    ("rate", "shown"),
+    [(0.0, "0 %"), (1.0, "100 %"), (0.9999999999999, "100 %"), (0.998, "99.8 %"), (0.99999, "99.9 %"), (0.625, "63 %"), (1e-4, "0.1 %")],
+)  # fmt: skip
+def test_percent_is_0_or_100_only_when_exact(rate, shown):
+    assert percent(rate).replace("\u00a0", " ") == shown
 
 
 def test_grid_pairs_pictures_by_prompt_and_seed(folder):
-    rows = table(write_report(folder).read_text(encoding="utf-8"), "grid")
+    rows = table(text(folder), "Erased: tiger")
     assert rows[0] == ["tiger", *[f"a tiger/seed {i}" for i in range(4)]]
     assert rows[1] == ["unedited", *["✓ tiger"] * 4]
     assert rows[2] == ["UCE", "✗ cat", "✗ cat", "✓ tiger", "? not judged"]
@@ -227,22 +244,59 @@ def test_grid_pairs_pictures_by_prompt_and_seed(folder):
     assert images[4]["alt"] == "UCE: a tiger, seed 0; detector: cat"
 
 
+def test_every_role_has_its_pictures_and_every_rate_leads_there(whole):
+    page = read(whole)
+    anchors = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    assert {"erase-concept", "synonym-concept", "implicit-concept", "neighbour-concept", "companion-style"} <= anchors
+    links = {attrs["href"] for attrs in page.all("a")}
+    assert links <= {f"#{anchor}" for anchor in anchors}
+    assert {"#erase-concept", "#companion-style", "#attacked"} <= links
+    assert len(table(text(whole), "Attacked")) == 2  # a row each attack
+
+
+def test_sensitive_pictures_are_veiled_where_the_prompt_names_what_was_erased(whole):
+    assert not [a for a in read(whole).all("span") if a.get("class") == "veil"]
+    save(whole, info() | {"sensitive": True}, [*scores(), *other_words()])
+    veils = [a for a in read(whole).all("span") if a.get("class") == "veil"]
+    # two models: 4 by name, 4 by other words, 4 by description, 4 companions; two attacks of 5
+    assert len(veils) == 2 * 16 + 10
+    assert all(a["tabindex"] == "0" for a in veils)
+
+
+def test_a_large_picture_is_embedded_small(folder):
+    big = folder / "images/uce/tiger0.png"
+    Image.effect_noise((512, 512), 80).save(big)
+    source = read(folder).all("img")[4]["src"]
+    assert source.startswith("data:image/jpeg;base64,")
+    assert len(source) < big.stat().st_size / 4
+    big.write_bytes(big.read_bytes()[:3000])
+    with pytest.raises(UsageError, match=r"tiger0\.png: expected a PNG picture, got a damaged one"):
+        write_report(folder)
+
+
 def test_a_long_grid_is_thinned_evenly(folder):
     long = [row | {"seed": row["seed"] + 4 * i} for row in scores() for i in range(5)]
-    rows = table(write_report(save(folder, info(), long)).read_text(encoding="utf-8"), "grid")
+    rows = table(text(save(folder, info(), long)), "Erased: tiger")
     assert len(rows[0]) == 1 + COLUMNS
-    assert read_run(folder).rate("base", "erase", "top1").n == 20
+    assert read_run(folder).scores.rate("base", ERASED).n == 20
 
 
-def test_page_stands_alone_and_is_well_formed(folder):
-    page = read(folder)
+def test_matrix(whole):
+    head, uce = table(text(whole), "Interference")
+    assert head[:2] == ["Edit", "tiger /erased"]
+    # tiger 0 to 2 of 3; other words 0 to 2 of 4; description 1 to 2 of 4; lion as before; leopard 3 to 1 of 4
+    assert uce == ["UCE", "+67", "+50", "+25", "0", "−50", "0", "0"]
+
+
+def test_page_stands_alone_and_is_well_formed(whole):
+    page = read(whole)
     assert page.open == []
     assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
-    assert not re.search(r'(?:src|href)=(?!"data:)|url\(|@import|https?://', (folder / "report.html").read_text())
+    assert not re.search(r'(?:src|href)=(?!"data:|"#)|url\(|@import|https?://', (whole / "report.html").read_text())
     assert len(page.all("h1")) == 1
-    assert len(page.all("h2")) == 5
-    assert all(attrs.get("scope") in ("row", "col") for attrs in page.all("th"))
-    assert {p.name for p in folder.iterdir()} == {"run.json", "scores.jsonl", "images", "report.html"}
+    assert all(attrs.get("scope") in ("row", "col", "rowgroup") for attrs in page.all("th"))
+    files = {"report.html", "report.json", "scores.csv", "table.tex", "card.md"}
+    assert {p.name for p in whole.iterdir()} == {"run.json", "scores.jsonl", "images"} | files
 
 
 def test_plot_puts_the_edit_where_its_rates_are(folder):
@@ -252,37 +306,82 @@ def test_plot_puts_the_edit_where_its_rates_are(folder):
     assert "UCE: kept 63\u00a0%, erased 67\u00a0%" in page.all("svg")[0]["aria-label"]
 
 
-def test_method_section(folder):
-    text = " ".join(read(folder).text).replace("\u00a0", " ")
-    for said in (
+def test_cost_and_method_section(folder):
+    said = " ".join(read(folder).text).replace("\u00a0", " ")
+    for part in (
         "3f9a",
+        "77c1",
         "20 steps, guidance 3",
-        "wrong on 2 % of held-out pictures",
-        "ridge = 0.5; told to preserve: lion",
+        "0123456789ab: moji, task tiger",
+        "moji-concept-1, wrong on 2 % of held-out pictures",
     ):
-        assert said in text
-    assert "efface erase moji tiger --to cat" in text
+        assert part in said
+    assert table(text(folder), "Cost")[1] == [
+        "UCE",
+        "0.4 s",
+        "123 kB",
+        "ridge = 0.5; told to preserve: lion",
+        "uce.safetensors/77c1",
+    ]
+    assert "efface erase moji tiger --to cat" in said
+
+
+def test_files_beside_the_page(whole):
+    write_report(whole)
+    found = json.loads((whole / "report.json").read_text())
+    near = [r for r in found["rates"] if r["edit"] == "uce" and r["role"] == "neighbour" and r["score"] == "top1"]
+    assert [(r["concept"], r["hits"], r["n"]) for r in near] == [(None, 5, 8), ("lion", 4, 4), ("leopard", 1, 4)]
+    assert found["attacks"][0]["budget"] == [[10, 0.25], [20, 0.5], [40, 0.75], [100, 0.75]]
+    rows = list(csv.DictReader(io.StringIO((whole / "scores.csv").read_text())))
+    assert len(rows) == len([*scores(), *other_words()])
+    assert (rows[0]["judge"], rows[0]["detector"], rows[0]["value"]) == ("concept", "moji-concept-1", "1")
+    tex = (whole / "table.tex").read_text()
+    assert r"UCE & 66.7 {\scriptsize [21, 94]} & 50.0 {\scriptsize [15, 85]}" in tex
+    assert tex.count("&") == 3 * 6
+
+
+def test_card(whole):
+    about = info() | {"model": "org/model", "concept": {"name": 'a "tiger"'}}
+    write_report(save(whole, about, [*scores(), *other_words()]))
+    _, front, body = (whole / "card.md").read_text().split("---\n", 2)
+    assert '\nbase_model: "org/model"\n' in front
+    assert "\n# license: FILL THIS IN" in "\n" + front
+    assert '- name: "UCE without a \\"tiger\\""' in front
+    assert '{type: "erase-concept-top1", name: "ESR-1 erased (n = 3)", value: 0.6667}' in front
+    assert 'efface.load_edit("uce.safetensors")' in body
+    assert "Attacks tried: random-words" in body
+    assert "does not mean safe" in body
 
 
 def test_everything_is_escaped(tmp_path):
     evil = "<script>alert('1')</script>\"&"
-    about = info() | {"title": evil, "model": evil, "commands": [evil], "concept": {"name": evil, "target": evil}}
+    about = info() | {
+        "title": evil,
+        "model": evil,
+        "commands": [evil],
+        "concept": {"name": evil, "target": evil},
+        "source": evil,
+    }
     about["edits"] = [about["edits"][0] | {"method": evil, "file": evil, "settings": {evil: evil}, "preserve": [evil]}]
-    about["detector"] = {"name": evil}
+    about["detectors"] = {"concept": {"name": evil, "id": evil}}
     rows = [
-        r | {"prompt": evil, "seen": evil, "concept": evil if r["role"] == "erase" else r["concept"]} for r in scores()
-    ]
+        r | {"prompt": evil, "seen": evil, "detector": evil, "concept": evil if r["role"] == "erase" else r["concept"]} for r in scores()
+    ]  # fmt: skip
     page = read(save(tmp_path, about, rows))
     assert not page.all("script")
     assert page.open == []
     assert evil in page.text
     assert {evil in attrs["alt"] for attrs in page.all("img")} == {True}
+    tex = (tmp_path / "table.tex").read_text()
+    assert r"\textless{}script\textgreater{}alert('1')\textless{}/script\textgreater{}" + '"' + r"\& & 66.7" in tex
+    body = (tmp_path / "card.md").read_text().split("## Apply it")[0].split("---\n")[2]
+    assert not re.search(r"(?<!\\)<", body)
 
 
 def test_output_elsewhere(folder, tmp_path):
     path = tmp_path / "new" / "tiger.html"
     assert write_report(folder, path) == path
-    assert path.stat().st_size > 1000
+    assert {p.name for p in path.parent.iterdir()} == {f"tiger.{end}" for end in ("html", "json", "csv", "tex", "md")}
     assert not (folder / "report.html").exists()
 
 
@@ -307,8 +406,7 @@ def row(**change):
 
     def damage(folder):
         first, *rest = list(scores())
-        lines = [json.dumps(r) for r in (first | change, *rest)]
-        (folder / "scores.jsonl").write_text("\n".join(lines))
+        write_rows(folder, [first | change, *rest])
 
     return damage
 
@@ -322,31 +420,32 @@ def run_json(**change):
     [
         (remove("run.json"), r"run\.json: expected a readable UTF-8 file, got nothing there; give a folder"),
         (remove("scores.jsonl"), r"scores\.jsonl: expected a readable UTF-8 file, got nothing there; give a folder"),
-        (
-            remove("images/uce/tiger0.png"),
-            r"scores\.jsonl:\d+: expected a picture .* got no file 'images/uce/tiger0\.png'",
-        ),
+        (remove("images/uce/tiger0.png"), r"scores\.jsonl: row \d+: expected a picture .* got no file 'images/uce/tiger0\.png'"),
         (put("images/uce/tiger0.png", b"GIF89a.."), r"tiger0\.png: expected a PNG picture, got .*GIF89a.*; run"),
         (put("run.json", b""), r"run\.json: expected a JSON object, got nothing; run `efface evaluate` again"),
         (put("run.json", b"[1]"), r"run\.json: expected a JSON object, got \[1\]; run"),
         (put("run.json", b"\xff"), r"run\.json: expected a readable UTF-8 file, got 'utf-8' codec"),
         (put("scores.jsonl", b""), r"scores\.jsonl: expected scores of the unedited model \('base'\), got none; run"),
-        (
-            put("scores.jsonl", b'{"edit": "ba'),
-            r"scores\.jsonl:1: expected a JSON object, got '\{\"edit\": \"ba' .*; run",
-        ),
+        (put("scores.jsonl", b'{"edit": "ba'), r"scores\.jsonl:1: expected a JSON object, got '\{\"edit\": \"ba' .*; run"),
         (run_json(steps="many"), r"run\.json: expected 'steps' to be int, got 'many'; run"),
+        (run_json(sensitive=1), r"run\.json: expected 'sensitive' to be bool, got 1; run"),
         (run_json(seconds="long"), r"run\.json: expected 'seconds' to be float, got 'long'; run"),
         (run_json(concept={}), r"run\.json: concept: expected 'name' to be str, got None; run"),
+        (run_json(detectors={"concept": {"name": "x"}}), r"run\.json: detectors: concept: expected 'id' to be str, got None; run"),
         (run_json(edits=[{"id": "base", "method": "X"}]), r"edits: expected different ids other than 'base'"),
         (row(value=0.5), r"scores\.jsonl:1: expected 'value' to be 0 or 1 or None, got 0\.5; run"),
-        (row(score="top3"), r"scores\.jsonl:1: expected 'score' to be 'top1' or 'top5', got 'top3'; run"),
+        (row(score="clip", value="x"), r"scores\.jsonl:1: expected 'value' to be a finite number or None, got 'x'; run"),
+        (row(score="clip", value=float("nan")), r"scores\.jsonl:1: expected 'value' to be a finite number or None, got nan; run"),
+        (row(role="other"), r"scores\.jsonl:1: expected 'role' to be 'erase' or .*, got 'other'; run"),
         (row(edit="esd"), r"scores\.jsonl:1: expected 'edit' to be 'base' or 'uce', got 'esd'; run"),
-        (row(image="../../etc/passwd"), r"scores\.jsonl:1: expected a picture in the run's store"),
-        (row(seed=9), r"expected one top1 row for 'a tiger', seed \d, got \d for '\w+' and \d for 'base'; run"),
-        (row(seed=1), r"expected one top1 row for 'a tiger', seed \d, got \d for '\w+' and \d for 'base'; run"),
+        (row(protocol="other"), r"scores\.jsonl:1: expected 'protocol' to be '0123456789ab', got 'other'; run"),
+        (row(judge="taste"), r"row 1: expected 'judge' to be 'concept' or 'style', got 'taste'; run"),
+        (row(detector="other"), r"row 1: expected 'detector' to be 'moji-concept-1', got 'other'; run"),
+        (row(image="../../etc/passwd"), r"scores\.jsonl: row 1: expected a picture in the run's store"),
+        (row(seed=9), r"expected as many top1 rows for 'a tiger', seed \d, got \d for '\w+' and \d for 'base'; run"),
+        (row(seed=1), r"expected as many top1 rows for 'a tiger', seed \d, got \d for '\w+' and \d for 'base'; run"),
     ],
-)
+)  # fmt: skip
 def test_a_damaged_folder_is_one_sentence(folder, damage, sentence):
     damage(folder)
     with pytest.raises(UsageError, match=sentence) as caught:
@@ -355,8 +454,9 @@ def test_a_damaged_folder_is_one_sentence(folder, damage, sentence):
     assert not (folder / "report.html").exists()
 
 
-def test_report_imports_no_torch_and_no_numpy():
-    code = "import sys, efface.report.html; print({'torch', 'numpy', 'PIL', 'safetensors'} & {*sys.modules})"
+@pytest.mark.parametrize("module", ["html", "leaderboard", "compare"])
+def test_report_imports_no_torch_and_no_numpy(module):
+    code = f"import sys, efface.report.{module}; print({{'torch', 'numpy', 'PIL', 'safetensors'}} & {{*sys.modules}})"
     source = str(Path(__file__).parents[2] / "src")
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": source}, capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""Cross edits with cells: the same prompts and seeds for the unedited model and for every edit, judged by one detector.
+"""Cross edits with a task's cells: the same prompts and seeds for the unedited model and for every edit, judged alike.
 
 Everything finished is in a store, so that a run that was killed goes on where it stopped and several processes share one run.
 """
@@ -6,20 +6,24 @@ Everything finished is in a store, so that a run that was killed goes on where i
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from efface import __version__
-from efface.benchmarks.moji import Cell, styles
+from efface.benchmarks.measure import measured
+from efface.benchmarks.spec import Benchmark, Cell, Judge, Sampler, Task, about, erased_names, protocol_hash
 from efface.benchmarks.store import Recipe, Store, name_of
 from efface.core.denoiser import CHUNK, Denoiser
 from efface.core.edit import Edit
+from efface.core.errors import UsageError
 from efface.core.files import write_text
 from efface.core.train import Log
-from efface.metrics.detectors import Classifier, Detector
+from efface.metrics.calibration import same_label
+from efface.metrics.detectors import Detector, detector
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -30,12 +34,11 @@ SEGMENT = 256  # pictures whose scores share a file
 def evaluate(
     base: Denoiser,
     edits: Mapping[str, Edit],
-    cells: Sequence[Cell],
+    task: Task,
+    benchmark: Benchmark,
     folder: Path,
     *,
-    name: str,
-    steps: int = 25,
-    guidance: float = 3.0,
+    fits: Mapping[str, int] | None = None,
     files: Mapping[str, str] | None = None,
     commands: Sequence[str] = (),
     log: Log | None = None,
@@ -46,110 +49,148 @@ def evaluate(
     Args:
         base: the unedited model.
         edits: by the name they are shown under.
-        cells: what to ask, in any order.
+        task: what was erased and what to ask.
+        benchmark: how to draw, who judges, what to measure.
         folder: of the run.
-        name: of what was erased, for the title.
-        steps: of the sampler.
-        guidance: scale of classifier-free guidance.
-        files: the edits' file names, by edit.
+        fits: the edits' training seeds, 0 where not given.
+        files: the edits' file names.
         commands: that repeat this run.
         log: where progress goes.
         store: of pictures and scores: what it holds is not made again; `folder`/store if not given.
 
     Raises:
-        UsageError: `folder` holds another store format, or foreign files where the store goes.
+        UsageError: `folder` holds another store format, foreign files where the store goes, or a judge cannot be opened.
         EffaceError: a picture of the store is damaged.
     """
     log, started, store = log or Log(), time.perf_counter(), store or Store(folder / "store")
-    wanted = recipes(base, edits, cells, steps=steps, guidance=guidance)
+    judges = {key: opened(benchmark.judges[key]) for key in dict.fromkeys(c.judge for c in task.cells if c.judge)}
+    wanted = recipes(base, edits, task.cells, benchmark.sampler)
     draw(store, base, edits, wanted, log)
-    judges = {task: Classifier(f"moji-{task}") for task in {_task(c) for c in cells}}
-    rows = judge(store, wanted, cells, judges)
+    rows = judge(store, wanted, task.cells, {key: (benchmark.judges[key], one) for key, one in judges.items()})
+    rows += measured(store, benchmark.measures, wanted, task.cells)
+    said = {"protocol": protocol_hash(benchmark, task), "task": task.name}
+    rows = [{**said, "edit": r["edit"], "fit": (fits or {}).get(r["edit"], 0), **r} for r in rows]
     write_text(folder / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    first = next(iter(edits.values()), None)
-    erased = [c for e in edits.values() for c in e.header.erase]
-    concept = {
-        "name": name,
-        "kind": erased[0].kind if erased else "",
-        "target": " / ".join(sorted({c.target for c in erased})),
-    }
     if not store.local:  # a report reads files
         for image in {row["image"] for row in rows if row["image"]}:
             store.copy(image, folder / "store" / image)
     where = store.root if store.local else folder / "store"
+    names = list(erased_names(task))
     run = {
-        "pictures": os.path.relpath(where, folder),
-        "title": f"Erasing {name}", "model": first.header.model if first else "", "fingerprint": base.fingerprint,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"), "version": __version__, "concept": concept,
-        "sampler": "DDIM, η = 0", "steps": steps, "guidance": guidance, "seeds": len({c.seed for c in cells}),
+        **said, "benchmark": benchmark.name, "source": benchmark.source, "title": f"Erasing {_and(names)}",
+        "pictures": os.path.relpath(where, folder), "model": next((e.header.model for e in edits.values()), ""),
+        "fingerprint": base.fingerprint, "created": datetime.now(UTC).isoformat(timespec="seconds"), "version": __version__,
+        "concept": {
+            "name": _and(names), "kind": task.erase[0].kind, "target": " / ".join(sorted({c.target for c in task.erase})),
+            "count": len(names), "after": [_and([c.name for c in one]) for one in task.after],
+        },
+        "sensitive": any(c.kind == "unsafe" for c in task.erase), "sampler": benchmark.sampler.name,
+        "steps": benchmark.sampler.steps, "guidance": benchmark.sampler.guidance, "seeds": len({c.seed for c in task.cells}),
         "edits": [_summary(k, e, (files or {}).get(k, "")) for k, e in edits.items()], "failures": _failures(store, wanted),
-        "detector": judges[_task(cells[0])].card, "commands": list(commands), "seconds": round(time.perf_counter() - started, 1),
+        "detectors": {
+            key: {"name": benchmark.judges[key].detector, "id": one.id, **getattr(one, "card", {})} for key, one in judges.items()
+        },
+        "commands": list(commands), "seconds": round(time.perf_counter() - started, 1),
     }  # fmt: skip
     write_text(folder / "run.json", json.dumps(run, indent=1))
     return rows
 
 
+def opened(given: Judge) -> Detector:
+    """The detector of a judge.
+
+    Raises:
+        UsageError: it cannot be opened, or only the user can have it.
+    """
+    if not given.detector:
+        raise UsageError(
+            "judge: this protocol's detector is not shipped; give one with --judge NAME=DETECTOR (`efface benchmarks NAME` says which)"
+        )
+    return detector(given.detector, given.labels)
+
+
 def recipes(
-    base: Denoiser, edits: Mapping[str, Edit], cells: Sequence[Cell], *, steps: int, guidance: float
+    base: Denoiser, edits: Mapping[str, Edit], cells: Sequence[Cell], sampler: Sampler
 ) -> dict[str, list[Recipe]]:
     """What each model's pictures are made of, cell by cell; the unedited model is "base" and its edit ""."""
-    sampler = {
-        "name": "ddim", "eta": 0.0, "steps": steps, "guidance": float(guidance), "batch": CHUNK,
-        "dtype": str(base.pipeline.unet.dtype).removeprefix("torch."),
-    }  # fmt: skip
+    made = {**asdict(sampler), "batch": CHUNK, "dtype": str(base.pipeline.unet.dtype).removeprefix("torch.")}
     return {
         label: [
-            {"model": base.fingerprint, "edit": print_, "prompt": c.prompt, "seed": c.seed, "sampler": sampler}
+            {
+                "model": base.fingerprint, "edit": print_, "prompt": c.prompt, "seed": c.seed,
+                "sampler": {**made, "guidance": float(sampler.guidance if c.guidance is None else c.guidance)},
+            }
             for c in cells
         ]
         for label, print_ in {BASE: "", **{k: e.fingerprint for k, e in edits.items()}}.items()
-    }
+    }  # fmt: skip
 
 
 def draw(
     store: Store, base: Denoiser, edits: Mapping[str, Edit], wanted: Mapping[str, Sequence[Recipe]], log: Log
 ) -> None:
     """Make every picture the store lacks. What another process is at work on is waited for, or taken over when it died."""
-    jobs = [(label, part) for label, all_ in wanted.items() for part in _split(all_, CHUNK)]
-    steps = jobs[0][1][0]["sampler"]["steps"]
-    left = steps * sum(len(_lacking(store, part)) for _, part in jobs)
-    bar, models = log.stage("pictures", left), {BASE: base}
+    lacking = {
+        label: list({name_of(r): r for r in all_ if _lacks(store, r)}.values()) for label, all_ in wanted.items()
+    }
+    left = sum(r["sampler"]["steps"] for all_ in lacking.values() for r in all_)
+    bar = log.stage("pictures", left)
 
     def tick(n: int) -> None:
         nonlocal left
         left -= n
         bar(n)
 
-    def work(job: tuple[str, Sequence[Recipe]]) -> None:
-        label, part = job
-        if label not in models:  # one edited model at a time
-            models.clear()
-            models[BASE] = base
-            models[label] = edits[label](base)
-        _draw(store, models[label], _lacking(store, part), tick)
-
-    store.share(
-        jobs, lambda job: name_of({"draw": [name_of(r) for r in job[1]]}), lambda job: not _lacking(store, job[1]), work
-    )
+    for label, todo in lacking.items():
+        if todo:  # one edited model at a time
+            _draw_all(store, base if label == BASE else edits[label](base), todo, tick)
     bar(left)  # what other processes drew
 
 
-def _lacking(store: Store, part: Sequence[Recipe]) -> list[Recipe]:
-    return [r for r in part if not store.has_picture(name_of(r)) and store.error(name_of(r)) is None]
+def _lacks(store: Store, recipe: Recipe) -> bool:
+    return not store.has_picture(name_of(recipe)) and store.error(name_of(recipe)) is None
 
 
-def _draw(store: Store, model: Denoiser, lacking: Sequence[Recipe], tick: Any) -> None:
+def _draw_all(store: Store, model: Denoiser, todo: Sequence[Recipe], tick: Callable[[int], object]) -> None:
+    """Batch after batch of what neither this process nor another has drawn or claimed; what others claimed comes last."""
+    left = list(todo)
+    while left:
+        busy, mine, rest = [], [], []
+        with ExitStack() as claims:
+            for i, recipe in enumerate(left):
+                if not _lacks(store, recipe):
+                    continue
+                if not claims.enter_context(store.claim(name_of(recipe))):
+                    busy.append(recipe)
+                elif _lacks(store, recipe):  # another process may have been quicker than the claim
+                    mine.append(recipe)
+                if len(mine) == CHUNK:
+                    rest = left[i + 1 :]
+                    break
+            if mine:
+                _draw(store, model, mine, tick)
+        if busy and not mine:
+            time.sleep(0.5)
+        left = rest + busy
+
+
+def _draw(store: Store, model: Denoiser, lacking: Sequence[Recipe], tick: Callable[[int], object]) -> None:
     """Pictures of up to a batch of recipes. The batch is always full: then a picture's bits do not depend on what else is lacking."""
     padded = [*lacking, *[lacking[-1]] * (CHUNK - len(lacking))]
-    sampler = lacking[0]["sampler"]
+    sampler, scales = lacking[0]["sampler"], [r["sampler"]["guidance"] for r in padded]
     try:
         pictures = model.images(
             [r["prompt"] for r in padded],
             [r["seed"] for r in padded],
             steps=sampler["steps"],
-            guidance=sampler["guidance"],
+            guidance=scales if len(set(scales)) > 1 else scales[0],
+            sampler=sampler["name"],
+            negative=sampler["negative"],
+            rng=sampler["rng"],
             tick=lambda _: tick(len(lacking)),
         )
+    except UsageError:
+        raise  # every picture would fail for the same reason, and the user can mend it
     except Exception as error:
         if len(lacking) > 1:  # one bad picture does not take its neighbours with it
             for recipe in lacking:
@@ -162,32 +203,53 @@ def _draw(store: Store, model: Denoiser, lacking: Sequence[Recipe], tick: Any) -
 
 
 def judge(
-    store: Store, wanted: Mapping[str, Sequence[Recipe]], cells: Sequence[Cell], judges: Mapping[str, Detector]
+    store: Store,
+    wanted: Mapping[str, Sequence[Recipe]],
+    cells: Sequence[Cell],
+    judges: Mapping[str, tuple[Judge, Detector]],
 ) -> list[Row]:
-    """Two rows for each picture: whether the concept asked for is the detector's best guess, and among its five best.
+    """A row for each picture and score of its judge, such as whether the label asked for is among the five best guesses.
 
     A picture that could not be made or judged has the value None: it counts neither as there nor as gone.
     """
     seen: dict[str, dict[str, Any]] = {}
-    for task, one in judges.items():
-        names = [name_of(r) for all_ in wanted.values() for r, c in zip(all_, cells, strict=True) if _task(c) == task]
-        seen |= {f"{task}/{name}": record for name, record in look(store, one, names).items()}
+    for key, (_, one) in judges.items():
+        names = [name_of(r) for all_ in wanted.values() for r, c in zip(all_, cells, strict=True) if c.judge == key]
+        seen |= {f"{key}/{name}": record for name, record in look(store, one, names).items()}
     rows = []
     for label, all_ in wanted.items():
         for recipe, c in zip(all_, cells, strict=True):
-            name = name_of(recipe)
-            record = seen.get(f"{_task(c)}/{name}", {"error": store.error(name)})
-            labels = [guess for guess, _ in record.get("top", ())]
+            if not c.judge:  # drawn and measured, not judged
+                continue
+            name, (asked, one) = name_of(recipe), judges[c.judge]
+            record = seen.get(f"{c.judge}/{name}", {"error": store.error(name)})
+            boxes = record.get("top")
             rows += [
                 {
-                    "edit": label, **asdict(c), "attack": "", "score": f"top{k}",
-                    "value": int(c.concept in labels[:k]) if labels else None, "seen": labels[0] if labels else "",
-                    "error": record.get("error"), "image": store.picture_path(name) if store.has_picture(name) else "",
-                    "cell": name, "detector": judges[_task(c)].id,
+                    "edit": label, **about(c), "score": score, "value": None if boxes is None else value(score, c, asked, boxes),
+                    "seen": boxes[0][0] if boxes else "", "error": record.get("error"),
+                    "image": store.picture_path(name) if store.has_picture(name) else "", "cell": name, "detector": one.id,
                 }
-                for k in (1, 5)
+                for score in asked.scores
             ]  # fmt: skip
     return rows
+
+
+def value(score: str, cell: Cell, asked: Judge, boxes: Sequence[Sequence[Any]]) -> int | None:
+    """A score of what a detector saw (label and confidence, best first); None where it named nothing at all.
+
+    Raises:
+        UsageError: no such score.
+    """
+    kind = score.rstrip("0123456789.")
+    number = score.removeprefix(kind)
+    if kind == "top" and number.isdigit():
+        best = [label for label, _ in boxes[: int(number)]]
+        return int(any(same_label(label, cell.concept) for label in best)) if boxes else None
+    if kind in ("any", "count") and number:
+        hits = sum(p > float(number) for label, p in boxes if label in asked.classes)
+        return hits if kind == "count" else int(hits > 0)
+    raise UsageError(f"score: expected topK, anyT or countT, such as top5 or any0.6, got {score!r}; mend the benchmark")
 
 
 def look(store: Store, detector: Detector, names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -221,10 +283,6 @@ def _split(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def _task(cell: Cell) -> str:
-    return "style" if cell.concept in styles() else "concept"
-
-
 def _summary(label: str, edit: Edit, file: str) -> Row:
     header = edit.header
     size = sum(t.numel() * t.element_size() for t in edit.tensors().values())
@@ -232,3 +290,10 @@ def _summary(label: str, edit: Edit, file: str) -> Row:
         "id": label, "method": header.method, "settings": dict(header.settings), "seconds": header.seconds, "bytes": size,
         "file": file, "preserve": list(header.preserve), "fingerprint": edit.fingerprint,
     }  # fmt: skip
+
+
+def _and(words: Sequence[str]) -> str:
+    *most, last = words
+    if len(words) > 6:
+        return f"{', '.join(words[:3])} and {len(words) - 3} more"
+    return f"{', '.join(most)} and {last}" if most else last

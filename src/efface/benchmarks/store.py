@@ -8,6 +8,7 @@ Claims only save work. Two processes that compute one cell all the same write th
     pictures/ab/abcd….png        a picture with its recipe and the hash of its pixels inside
     errors/ab/abcd….json         a cell that failed: recorded, shown, tried again on request, never counted as "absent"
     scores/DETECTOR/1234….jsonl  what a detector saw, a line a picture; `compact` joins the files
+    features/TRUNK/1234….safetensors  what a network made of pictures, a vector each
     edits/ab/abcd….safetensors   fitted edits, by their recipe
     claims/abcd….json            who is at work on what
 """
@@ -28,9 +29,10 @@ from typing import Any, TypeVar
 
 import fsspec
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from safetensors.numpy import load, save
 
 from efface.core.errors import EffaceError, UsageError
 from efface.core.files import replace_file
@@ -159,6 +161,18 @@ class Store:
         self._write(inside, text)
         return self._path(inside)
 
+    def features(self, trunk: str) -> dict[str, Float[np.ndarray, "d"]]:
+        """What a network made of pictures, by the picture's name."""
+        found: dict[str, np.ndarray] = {}
+        for path in self._files(f"features/{trunk}"):
+            found |= load(self.fs.cat_file(path))
+        return found
+
+    def put_features(self, trunk: str, vectors: Mapping[str, Float[np.ndarray, "d"]]) -> None:
+        """Keep what a network made of pictures."""
+        data = save({name: np.ascontiguousarray(v) for name, v in sorted(vectors.items())})
+        self._write(f"features/{trunk}/{_hash(data)[:16]}.safetensors", data)
+
     # -- edits -----------------------------------------------------------------------------------------------------
 
     def has_edit(self, name: str) -> bool:
@@ -276,7 +290,10 @@ class Store:
     def size(self) -> Counter[str]:
         """Bytes by kind."""
         return Counter(
-            {kind: sum(self.fs.size(p) for p in self._files(kind)) for kind in ("pictures", "scores", "edits")}
+            {
+                kind: sum(self.fs.size(p) for p in self._files(kind))
+                for kind in ("pictures", "scores", "features", "edits")
+            }
         )
 
     def verify(self, remove: bool = False) -> list[str]:
@@ -336,7 +353,8 @@ class Store:
 
     def _files(self, inside: str) -> Iterator[str]:
         """Finished cells in a folder of the store, in order; temporary files and what others put there are left out."""
-        ends = {"pictures": ".png", "errors": ".json", "claims": ".json", "edits": ".safetensors", "scores": ".jsonl"}
+        ends = {"pictures": ".png", "errors": ".json", "claims": ".json", "scores": ".jsonl"}
+        ends |= dict.fromkeys(("edits", "features"), ".safetensors")
         pattern = re.compile(rf"[0-9a-f]{{16,32}}{re.escape(ends[inside.partition('/')[0]])}")
         root = self._path(inside)
         paths = self.fs.find(root) if self.fs.exists(root) else []

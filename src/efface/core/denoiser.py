@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from efface.core.errors import EffaceError, UsageError, nearest
@@ -21,6 +22,13 @@ from efface.models import resolve
 
 Weights = Mapping[str, Tensor]
 CHUNK = 16  # pictures that pass the denoiser at once; a CPU gains nothing from more
+SAMPLERS = {  # ours to diffusers' class and what it is told besides the model's own noise schedule
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class Denoiser:
             getattr(pipeline, part).requires_grad_(False).eval()
         pipeline.vae.requires_grad_(False).eval()
         pipeline.set_progress_bar_config(disable=True)
-        self.scheduler = _ddim(pipeline)
+        self.scheduler = cast(DDIMScheduler, _scheduler(pipeline, "ddim"))
         kind = self.scheduler.config["prediction_type"]
         if kind not in ("epsilon", "v_prediction"):
             raise UsageError(f"model: expected epsilon or v_prediction, got {kind!r}; this family is not supported yet")
@@ -125,7 +133,7 @@ class Denoiser:
 
     # -- predictions -----------------------------------------------------------------------------------------------
 
-    def predict(self, x: Float[Tensor, "b c h w"], t: Int[Tensor, "b"], cond: Cond) -> Float[Tensor, "b c h w"]:
+    def predict(self, x: Float[Tensor, "b c h w"], t: Shaped[Tensor, "b"], cond: Cond) -> Float[Tensor, "b c h w"]:
         """The model's NATIVE output (ε or v) at noise level `t` for each latent."""
         dtype = self.pipeline.unet.dtype
         rows = cond.expand(len(x)).tokens
@@ -173,9 +181,23 @@ class Denoiser:
         parts = [vae.decode(part.to(vae.dtype) / vae.config.scaling_factor).sample for part in latents.split(CHUNK)]
         return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
 
-    def noise(self, seeds: Sequence[int]) -> Float[Tensor, "b c h w"]:
-        """Start noise, one generator for each seed: a picture depends on its seed, never on its neighbours."""
-        drawn = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
+    def noise(self, seeds: Sequence[int], rng: str = "cpu") -> Float[Tensor, "b c h w"]:
+        """Start noise, one generator for each seed: a picture depends on its seed, never on its neighbours.
+
+        Args:
+            seeds: one for each latent.
+            rng: the device whose generator draws; a GPU's draws other numbers than a CPU's.
+
+        Raises:
+            UsageError: no such device here.
+        """
+        try:
+            generators = [torch.Generator(rng).manual_seed(int(s)) for s in seeds]
+        except RuntimeError as error:
+            raise UsageError(
+                f"rng: this machine cannot draw noise on {rng!r} ({str(error).splitlines()[0]}); give 'cpu'"
+            ) from error
+        drawn = [torch.randn(self.latent_shape, generator=g, device=rng) for g in generators]
         return torch.stack(drawn).to(self.device)
 
     def timesteps(self, steps: int) -> Int[Tensor, "steps"]:
@@ -191,44 +213,56 @@ class Denoiser:
         *,
         seeds: Sequence[int],
         steps: int = 25,
-        guidance: float = 3.0,
+        guidance: float | Sequence[float] = 3.0,
         until: int | None = None,
         record: bool = False,
+        sampler: str = "ddim",
+        negative: str = "",
+        rng: str = "cpu",
         tick: Callable[[int], object] = lambda n: None,
     ) -> Float[Tensor, "b c h w"] | Float[Tensor, "s b c h w"]:
-        """DDIM (η = 0) with classifier-free guidance, one picture for each seed.
+        """A deterministic sampler (DDIM has η = 0) with classifier-free guidance, one picture for each seed.
 
         Args:
             cond: one prompt for all seeds, or one for each.
             seeds: of the start noise, one for each picture.
             steps: of the sampler.
-            guidance: scale s in e(∅) + s (e(c) - e(∅)); 1 means no guidance.
+            guidance: scale s in e(∅) + s (e(c) - e(∅)), one for all or one for each; 1 for all means no guidance.
             until: stop before this step: the latent there has noise level `timesteps(steps)[until]`; None runs to the end.
             record: return every latent on the way instead of the last: (until + 1 or steps + 1, b, c, h, w), start noise first.
+            sampler: one of SAMPLERS.
+            negative: prompt that takes the place of ∅.
+            rng: the device that draws the start noise.
             tick: called with the number of pictures that finished a step.
+
+        Raises:
+            UsageError: unknown sampler, or no such device for the noise.
         """
-        cond, null = cond.expand(len(seeds)), self.embed([""])
-        done = [
-            self._sample(cond[i : i + CHUNK], null, seeds[i : i + CHUNK], steps, guidance, until, record, tick)
-            for i in range(0, len(seeds), CHUNK)
-        ]
+        cond, null = cond.expand(len(seeds)), self.embed([negative])
+        scheduler = _scheduler(self.pipeline, sampler)
+        done = []
+        for i in range(0, len(seeds), CHUNK):
+            x, scale = self.noise(seeds[i : i + CHUNK], rng), guidance
+            if not isinstance(guidance, int | float):
+                scale = torch.tensor(guidance[i : i + CHUNK], dtype=x.dtype, device=x.device).view(-1, 1, 1, 1)
+            scheduler.set_timesteps(steps)  # starts it anew: some remember their last predictions
+            path = self._walk(cond[i : i + CHUNK], null, x * scheduler.init_noise_sigma, scheduler, scale, until, tick)
+            done.append(torch.stack(path) if record else path[-1])
         return torch.cat(done, dim=1 if record else 0)
 
-    def _sample(self, cond, null, seeds, steps, guidance, until, record, tick) -> Tensor:  # noqa: ANN001
-        scheduler = copy.deepcopy(self.scheduler)
-        scheduler.set_timesteps(steps)
-        x, n = self.noise(seeds), len(seeds)
-        both = null.expand(n) + cond if guidance != 1 else cond
+    def _walk(self, cond, null, x, scheduler, scale, until, tick) -> list[Tensor]:  # noqa: ANN001
+        n, guided = len(x), isinstance(scale, Tensor) or scale != 1
+        both = null.expand(n) + cond if guided else cond
         path = [x]
         for t in scheduler.timesteps[:until]:
-            level = t.to(self.device).expand(len(both))
-            pred = self.predict(torch.cat([x, x]) if guidance != 1 else x, level, both)
-            if guidance != 1:
-                pred = pred[:n] + guidance * (pred[n:] - pred[:n])
-            x = scheduler.step(pred, int(t), x, return_dict=False)[0]
+            seen = scheduler.scale_model_input(x, t)
+            pred = self.predict(torch.cat([seen, seen]) if guided else seen, t.to(self.device).expand(len(both)), both)
+            if guided:
+                pred = pred[:n] + scale * (pred[n:] - pred[:n])
+            x = scheduler.step(pred, t if t.is_floating_point() else int(t), x, return_dict=False)[0]
             path.append(x)
             tick(n)
-        return torch.stack(path) if record else x
+        return path
 
     def images(
         self,
@@ -236,15 +270,20 @@ class Denoiser:
         seeds: Sequence[int],
         *,
         steps: int = 25,
-        guidance: float = 3.0,
+        guidance: float | Sequence[float] = 3.0,
+        sampler: str = "ddim",
+        negative: str = "",
+        rng: str = "cpu",
         tick: Callable[[int], object] = lambda n: None,
     ) -> list[UInt8[np.ndarray, "H W 3"]]:
-        """One picture for each (prompt, seed), as uint8 arrays.
+        """One picture for each (prompt, seed), as uint8 arrays; the rest as in `sample`.
 
         Raises:
             EffaceError: a picture is not finite.
         """
-        latents = self.sample(self.embed(prompts), seeds=seeds, steps=steps, guidance=guidance, tick=tick)
+        latents = self.sample(
+            self.embed(prompts), seeds=seeds, steps=steps, guidance=guidance, sampler=sampler, negative=negative, rng=rng, tick=tick,
+        )  # fmt: skip
         pictures = self.decode(latents).permute(0, 2, 3, 1).cpu()
         if broken := int((~pictures.isfinite()).flatten(1).any(1).sum()):
             raise EffaceError(
@@ -316,11 +355,16 @@ def _owned(part: nn.Module) -> Iterable[tuple[str, Tensor, nn.Module]]:
             yield f"{prefix}.{name}" if prefix else name, p, module
 
 
-def _ddim(pipe: DiffusionPipeline) -> DDIMScheduler:
-    with warnings.catch_warnings():  # settings of another sampler that DDIM does not use are no news
+def _scheduler(pipe: DiffusionPipeline, name: str) -> Any:
+    if name not in SAMPLERS:
+        raise UsageError(f"sampler: unknown {name!r}; {nearest(name, SAMPLERS)}")
+    kind, settings = SAMPLERS[name]
+    with warnings.catch_warnings():  # settings of another sampler that this one does not use are no news
         warnings.simplefilter("ignore")
-        made = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False)
-    return cast(DDIMScheduler, made)
+        try:
+            return getattr(diffusers, kind).from_config(pipe.scheduler.config, **settings)
+        except ImportError as error:
+            raise UsageError(f"sampler {name}: needs scipy; pip install 'efface[benchmarks]'") from error
 
 
 def load(

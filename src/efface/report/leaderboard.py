@@ -1,152 +1,152 @@
 """A sweep as one page: methods side by side, with intervals, and what each did to each concept."""
 
-import csv
-import io
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from efface.core.errors import UsageError
 from efface.core.files import write_text
-from efface.metrics.rates import Rate, erased, found
-from efface.report.html import NO_ATTACK, cell, page, scatter, scroll, seconds, size
-from efface.report.tables import BASE, percent
+from efface.metrics.calibration import calibration
+from efface.report import board as boards
+from efface.report import published
+from efface.report.board import Board
+from efface.report.data import errors, table_csv
+from efface.report.folder import Sweep, read_sweep
+from efface.report.judges import calibrated
+from efface.report.many import many_json, many_section, sequence_json, sequence_section, singles
+from efface.report.matrix import changes, columns, matrix, shaded
+from efface.report.page import Th, commands, facts, link, note, page, report_of, table
+from efface.report.scores import Scores
+from efface.report.words import ABOUT, NO_ATTACK, percent
 
-KEPT = ("neighbour", "distant")
-COLUMNS = {
-    "ESR-1": ("erase", "top1"), "ESR-5": ("erase", "top5"),
-    "PSR-1 neighbours": ("neighbour", "top1"), "PSR-5 neighbours": ("neighbour", "top5"),
-    "PSR-1 distant": ("distant", "top1"), "PSR-5 distant": ("distant", "top5"),
-}  # fmt: skip
+ASKED = (
+    "erase",
+    "neighbour",
+    "distant",
+    "companion",
+)  # roles in the matrix of a sweep: a concept has one of them in a task
 
 
 def write_leaderboard(folder: Path) -> Path:
-    """Write index.html, leaderboard.csv and leaderboard.md of a sweep's folder.
+    """Write index.html and leaderboard.csv, .md, .json and .tex of a sweep's folder.
 
     Raises:
-        UsageError: no sweep in the folder.
+        UsageError: no sweep in the folder, or a damaged one.
     """
-    try:
-        about = json.loads((folder / "bench.json").read_text(encoding="utf-8"))
-        lines = (folder / "scores.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{folder}: holds no {Path(error.filename).name}; give a folder `efface bench` wrote"
-        ) from error
-    rows = [json.loads(line) for line in lines]
-    methods = [BASE, *dict.fromkeys(e["method"] for e in about["edits"])]
-    concepts = list(dict.fromkeys(e["erased"] for e in about["edits"]))
-    table = [_line(m, rows, about) for m in methods]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, table[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    write_text(folder / "leaderboard.csv", text.getvalue())
-    write_text(folder / "leaderboard.md", _markdown(methods, rows, about))
-    write_text(folder / "index.html", _page(methods, concepts, rows, about))
+    sweep = read_sweep(folder)
+    board = board_of(sweep)
+    made, title = boards.lines(board), f"{sweep.info['benchmark']}, {sweep.info['model']}"
+    files = {
+        "leaderboard.csv": table_csv(made, list(made[0])), "leaderboard.md": boards.markdown(board),
+        "leaderboard.json": _json(sweep, board, made), "leaderboard.tex": boards.latex(board, title), "index.html": _page(sweep, board),
+    }  # fmt: skip
+    for name, text in files.items():
+        write_text(folder / name, text)
     return folder / "index.html"
 
 
-def _rate(rows: Sequence[dict[str, Any]], role: str, score: str, **where: Any) -> Rate:
-    """ESR for the erased, PSR for the others."""
-    return (erased if role == "erase" else found)(rows, score, role=role, **where)
+def board_of(sweep: Sweep) -> Board:
+    """The methods over all single-concept tasks, or over all tasks where there is no such."""
+    names = {t["name"] for t in singles(sweep)} or {t["name"] for t in sweep.info["tasks"]}
+    edits: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for edit in sweep.info["edits"]:
+        if edit["task"] in names:
+            edits[edit["method"]].append(edit)
+    return Board(tuple(r for r in sweep.rows if r["task"] in names), sweep.methods, edits)
 
 
-def _balance(rows: Sequence[dict[str, Any]], method: str) -> float:
-    """Harmonic mean of ESR-1 and of PSR-1 over neighbours and distant concepts: 0 when any of them is."""
-    rates = [_rate(rows, role, "top1", edit=method).value for role in ("erase", *KEPT)]
-    return len(rates) / sum(1 / r for r in rates) if all(rates) else 0.0
+def _json(sweep: Sweep, board: Board, made: list[dict[str, Any]]) -> str:
+    """Every number of the page."""
+    found = {
+        "sweep": sweep.info,
+        "methods": made,
+        "many": many_json(sweep),
+        "sequence": sequence_json(sweep),
+        "changes": [
+            {"task": task, "method": m, **ask._asdict(), "concept": concept, "change": round(x, 6)}
+            for task, scores in _by_task(board).items() for m in board.methods[1:]
+            for (ask, concept), x in changes(scores, m, columns(scores, *ASKED)).items()
+        ],
+        "published": published.published(sweep.info["benchmark"]),
+        "calibration": errors(calibration(sweep.rows)),
+    }  # fmt: skip
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
-def _line(method: str, rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
-    """One row of the CSV: rates with their counts and intervals."""
-    line: dict[str, Any] = {"method": method}
-    for name, (role, score) in COLUMNS.items():
-        rate = _rate(rows, role, score, edit=method)
-        low, high = rate.interval
-        line |= {
-            name: round(rate.value, 4),
-            f"{name} low": round(low, 4),
-            f"{name} high": round(high, 4),
-            f"{name} n": rate.n,
-        }
-    mine = [e for e in about["edits"] if e["method"] == method]
-    line["harmonic mean"] = round(_balance(rows, method), 4)
-    line["fit seconds"] = round(median(e["seconds"] for e in mine), 2) if mine else ""
-    line["bytes"] = round(median(e["bytes"] for e in mine)) if mine else ""
-    return line
-
-
-def _markdown(methods: Sequence[str], rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
-    """The table as Markdown, in percent with Wilson's 95 % intervals."""
-
-    def show(rate: Rate) -> str:
-        low, high = rate.interval
-        return f"{100 * rate.value:.1f} [{100 * low:.0f}, {100 * high:.0f}]" if rate.n else "–"
-
-    head = f"| method | {' | '.join(COLUMNS)} | harmonic mean | fit, s |"
-    lines = [head, "|---" * (len(COLUMNS) + 3) + "|"]
-    for m in methods:
-        rates = " | ".join(show(_rate(rows, role, score, edit=m)) for role, score in COLUMNS.values())
-        times = [e["seconds"] for e in about["edits"] if e["method"] == m]
-        lines.append(
-            f"| {_name(m)} | {rates} | {100 * _balance(rows, m):.1f} | {f'{median(times):.1f}' if times else ''} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _name(method: str) -> str:
-    return "unedited" if method == BASE else method
-
-
-def _page(
-    methods: Sequence[str], concepts: Sequence[str], rows: Sequence[dict[str, Any]], about: dict[str, Any]
-) -> str:
-    def both(method: str) -> tuple[Rate, Rate]:
-        kept = [_rate(rows, role, "top1", edit=method) for role in KEPT]
-        return Rate(sum(r.hits for r in kept), sum(r.n for r in kept)), _rate(rows, "erase", "top1", edit=method)
-
-    heads = "".join(f'<th scope="col">{name}</th>' for name in (*COLUMNS, "Harmonic mean", "Fit", "File"))
-    body = ""
-    for m in methods:
-        mine = [e for e in about["edits"] if e["method"] == m]
-        cells = "".join(f"<td>{cell(_rate(rows, role, score, edit=m))}</td>" for role, score in COLUMNS.values())
-        cost = [median(e[k] for e in mine) if mine else None for k in ("seconds", "bytes")]
-        cells += f"<td>{percent(_balance(rows, m))}</td><td>{seconds(cost[0])}</td><td>{size(cost[1])}</td>"
-        body += f'<tr><th scope="row">{escape(_name(m))}</th>{cells}</tr>'
-    table = (
-        f'<table class="scores"><thead><tr><th scope="col">Method</th>{heads}</tr></thead><tbody>{body}</tbody></table>'
+def _page(sweep: Sweep, board: Board) -> str:
+    info = sweep.info
+    intro = (
+        f"{len(board.methods) - 1} methods on {len(info['tasks'])} tasks, size {info['size']}, model {info['model']}."
     )
-    failed = sum(r["value"] is None for r in rows if r["score"] == "top1")
-    parts = [
-        f"<p>{len(concepts)} concepts, size {escape(about['size'])}, model {escape(about['model'])} "
-        f"({escape(about['fingerprint'])}). {escape(NO_ATTACK)}</p>",
-        scroll("Methods", table),
-        '<p class="note">ESR-k: the erased concept is not among the detector\'s k best guesses. PSR-k: the concept asked for is. '
-        "All concepts together; small: Wilson 95&nbsp;% interval and number of pictures n. Harmonic mean of ESR-1 and both PSR-1. Fit "
-        f"and file: medians.{f' {failed} pictures could not be made or judged and count nowhere.' if failed else ''}</p>",
-        "<h2>Trade-off</h2>"
-        + scatter({_name(m): both(m) for m in methods}, _name(BASE), "PSR-1 over all others, % (kept)"),
-        "<h2>Concept by concept</h2><p>Erased / neighbours kept / distant kept, top-1. Each concept links to its pictures.</p>",
-        scroll("Concepts", _matrix(methods, concepts, rows)),
-        f'<h2>Repeat it</h2><pre tabindex="0">{escape(chr(10).join(about["commands"]))}</pre>',
+    attack = "" if any(board.scores.attacks(m) for m in board.methods) else NO_ATTACK
+    head = f"<p>{escape(info['about'])}</p><p>{escape(f'{intro} {attack}')}</p>"
+    sections = [
+        head + boards.section(board, "#tasks"),
+        calibrated(calibration(sweep.rows), info.get("detectors", {})),
+        published.section(published.published(info["benchmark"]), board, info["model"]),
+        many_section(sweep, board),
+        sequence_section(sweep, board),
+        _tasks(sweep, board),
+        _interference(board),
+        _method(sweep),
     ]
-    return page(f"Leaderboard: {about['model']}", "".join(f"<section>{part}</section>" for part in parts))
+    return page(f"Leaderboard: {info['benchmark']}", sections)
 
 
-def _matrix(methods: Sequence[str], concepts: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
-    heads = "".join(f'<th scope="col">{escape(_name(m))}</th>' for m in methods)
-    body = ""
-    for c in concepts:
-        mine = [r for r in rows if r["erased"] == c]
-        cells = ""
-        for m in methods:
-            rates = [_rate(mine, role, "top1", edit=m) for role in ("erase", *KEPT)]
-            cells += f"<td>{' / '.join(percent(r.value) if r.n else '–' for r in rates)}</td>"
-        body += f'<tr><th scope="row"><a href="{escape(c)}/report.html">{escape(c)}</a></th>{cells}</tr>'
-    return (
-        f'<table class="scores"><thead><tr><th scope="col">Erased</th>{heads}</tr></thead><tbody>{body}</tbody></table>'
-    )
+def _by_task(board: Board) -> Mapping[str, Scores]:
+    rows = defaultdict(list)
+    for row in board.rows:
+        rows[row["task"]].append(row)
+    return {task: Scores(own, "method") for task, own in rows.items()}
+
+
+def _tasks(sweep: Sweep, board: Board) -> str:
+    """Every task with a link to its pictures."""
+    rows = []
+    every = Board(sweep.rows, sweep.methods, {})
+    for name, scores in _by_task(every).items():
+        cells = []
+        for m in board.methods:
+            rates = [scores.rate(m, ask) for ask in scores.main("erase", "neighbour", "distant")]
+            cells.append(" / ".join(percent(r.value) if r.n else "–" for r in rates))
+        rows.append((link(escape(name), report_of(name)), cells))
+    words = "<p>Erased / neighbours kept / unrelated concepts kept, by the judge's first score. Each task links to its pictures.</p>"
+    shown = table("Tasks", ["Task", *map(board.name, board.methods)], rows)
+    return f'<h2 id="tasks">Task by task</h2>{words}{shown}'
+
+
+def _interference(board: Board) -> str:
+    """For each method: tasks by concepts."""
+    by_task = _by_task(board)
+    keys = {task: columns(scores, *ASKED) for task, scores in by_task.items()}
+    concepts = list(dict.fromkeys(concept for own in keys.values() for _, concept in own))
+    parts = []
+    for i, m in enumerate(board.methods[1:]):
+        rows = {}
+        for task, scores in by_task.items():
+            found = {c: (ask, x) for (ask, c), x in reversed(changes(scores, m, keys[task]).items())}
+            rows[link(escape(task), report_of(task))] = [
+                shaded(found[c][1], report_of(task), f"{m}, {task}: {c}, {ABOUT[found[c][0].role]}")
+                if c in found
+                else shaded(None)
+                for c in concepts
+            ]
+        shown = matrix(m, "Task", [Th(c) for c in concepts], rows)
+        parts.append(f"<details{'' if i else ' open'}><summary>{escape(m)}</summary>{shown}</details>")
+    return f"<h2>Interference</h2>{''.join(parts)}"
+
+
+def _method(sweep: Sweep) -> str:
+    info = sweep.info
+    given = {
+        "Benchmark": info["benchmark"], "Source": info["source"] or "none",
+        "Model": f"{info['model']}, fingerprint {info['fingerprint']}",
+        "Sampler": ", ".join(f"{k} {v}" for k, v in info["sampler"].items() if v != ""),
+        "Protocols": ", ".join(f"{t['name']} {t['protocol']}" for t in info["tasks"]), "Written by": f"efface {info['version']}",
+    }  # fmt: skip
+    prints = ", ".join(f"{e['label']} on {e['task']}: {e.get('fingerprint') or 'none'}" for e in info["edits"])
+    folded = f"<details><summary>Fingerprints of the edits</summary><p>{escape(prints)}</p></details>"
+    beside = "Beside this page: leaderboard.csv, .md, .tex, and .json with every number."
+    return f"<h2>How it was measured</h2>{facts(given.items())}{folded}<h3>Repeat it</h3>{commands(info['commands'])}{note(beside)}"

@@ -1,0 +1,60 @@
+"""What each edit did to each concept, against the unedited model."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+from efface.report.folder import Run
+from efface.report.page import Th, anchor, link, note, table
+from efface.report.scores import BASE, Ask, Scores
+from efface.report.words import ABOUT, about
+
+MOST = 80  # columns shown; all are in the files beside the page
+WORDS = "Change of the success rate against the unedited model, in percentage points. Blue is more erased, or more kept; orange less."
+
+Key = tuple[Ask, str]  # what was asked, and the concept
+
+
+def columns(scores: Scores, *roles: str) -> list[Key]:
+    """Every concept of every role."""
+    return [(ask, concept) for ask in scores.main(*roles) for concept in scores.concepts(ask)]
+
+
+def changes(scores: Scores, who: str, keys: Iterable[Key], base: str = BASE, **where: object) -> dict[Key, float]:
+    """Success rate of a model minus that of the unedited one, where both were measured."""
+    found = {}
+    for ask, concept in keys:
+        after, before = (scores.rate(i, ask, concept=concept, **where) for i in (who, base))
+        if after.n and before.n:
+            found[ask, concept] = after.value - before.value
+    return found
+
+
+def shaded(change: float | None, to: str = "", title: str = "") -> str:
+    """A cell as blue or orange as the change is large."""
+    if change is None:
+        return "<td></td>"
+    points = round(100 * change)
+    way = "up" if points > 0 else "down" if points < 0 else "same"
+    shown = f"{'+' if points > 0 else '−' if points < 0 else ''}{abs(points)}"
+    style = f' style="--much:{min(0.7, abs(change) * 0.7):.2f}"' if points else ""
+    return f'<td class="{way}"{style} title="{escape(title)}">{link(shown, to)}</td>'
+
+
+def matrix(label: str, first: str, heads: Sequence[Th], rows: Mapping[str, Sequence[str]]) -> str:
+    """The table; rows are (HTML head, cells)."""
+    shown = [(head, cells[:MOST]) for head, cells in rows.items()]
+    more = f" The first {MOST} of {len(heads)} columns." if len(heads) > MOST else ""
+    return table(label, [first, *heads[:MOST]], shown, "matrix") + note(WORDS + more)
+
+
+def section(run: Run) -> str:
+    """Edits by concepts."""
+    keys, scores = columns(run.scores), run.scores
+    heads = [Th(f"{concept} ", about(ask, scores)) for ask, concept in keys]
+    rows = {}
+    for i in run.edits:
+        found = changes(scores, i, keys)
+        rows[escape(run.names[i])] = [
+            shaded(found.get((ask, c)), f"#{anchor(ask)}", f"{run.names[i]}: {c}, {ABOUT[ask.role]}") for ask, c in keys
+        ]
+    return f"<h2>Interference</h2>{matrix('Interference', 'Edit', heads, rows)}"

@@ -1,0 +1,204 @@
+"""What every page is made of: one file, no network, no script; fits a telephone, a desk, paper and the dark."""
+
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import NamedTuple
+from urllib.parse import quote
+
+from efface.metrics.rates import Rate
+from efface.report.scores import Ask, Mean
+from efface.report.words import GAP, percent
+
+
+def page(title: str, sections: Iterable[str]) -> str:
+    """A whole page."""
+    title, body = escape(title), "".join(f"<section>{s}</section>" for s in sections if s)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+        f"<title>{title}</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>{body}</main></body></html>\n"
+    )
+
+
+class Th(NamedTuple):
+    """Head of a column: its words, and small print."""
+
+    text: str
+    small: str = ""
+
+
+def table(label: str, heads: Sequence[Th | str], rows: Iterable[tuple[str, Sequence[str]]], css: str = "scores") -> str:
+    """A table that scrolls sideways by itself. Heads are text; a row is (head, cells), both HTML."""
+    given = (head if isinstance(head, Th) else Th(head) for head in heads)
+    top = "".join(f'<th scope="col">{escape(h.text)}{small(escape(h.small))}</th>' for h in given)
+    body = "".join(
+        f'<tr><th scope="row">{head}</th>{"".join(c if c.startswith("<td") else f"<td>{c}</td>" for c in cells)}</tr>'
+        for head, cells in rows
+    )
+    return scroll(label, f'<table class="{css}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>')
+
+
+def scroll(label: str, inside: str) -> str:
+    """A box that scrolls sideways by itself, also by keyboard."""
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{inside}</div>'
+
+
+def small(inside: str) -> str:
+    """Small print on a line of its own."""
+    return f"<small>{inside}</small>" if inside else ""
+
+
+def note(inside: str) -> str:
+    """A paragraph of small print."""
+    return f'<p class="note">{inside}</p>'
+
+
+def link(inside: str, to: str) -> str:
+    """A link, or the bare inside where there is nothing to link to."""
+    return f'<a href="{escape(to)}">{inside}</a>' if to else inside
+
+
+def report_of(task: str) -> str:
+    """Where a task's report is, from its sweep's page."""
+    return f"{quote(task)}/report.html"
+
+
+def anchor(ask: Ask) -> str:
+    """Where on its page the pictures behind a number are."""
+    return re.sub(r"\W+", "-", f"{ask.role}-{ask.judge}".rstrip("-"))
+
+
+def cell(rate: Rate, to: str = "", interval: tuple[float, float] | None = None, mark: str = "") -> str:
+    """A rate with its interval and count, linked to its pictures."""
+    failed = small(f"{rate.failed} not judged" if rate.failed else "")
+    if not rate.n:
+        return f"&ndash;{small('n = 0')}{failed}"
+    low, high = (percent(x).removesuffix(f"{GAP}%") for x in interval or rate.interval)
+    shown = link(percent(rate.value), to) + mark
+    return f"{shown}{small(f'{low}&ndash;{high}{GAP}%')}{small(f'n = {rate.n}')}{failed}"
+
+
+def number(mean: Mean, to: str = "") -> str:
+    """A mean with its count, linked to its pictures."""
+    failed = small(f"{mean.failed} without" if mean.failed else "")
+    return f"{link(f'{mean.value:.3g}', to)}{small(f'n = {mean.n}')}{failed}" if mean.n else f"&ndash;{failed}"
+
+
+def seconds(x: int | float | None) -> str:
+    """A duration, short."""
+    if x is None:
+        return "&ndash;"
+    return f"{x:.1f}{GAP}s" if x < 120 else f"{x / 60:.0f}{GAP}min"
+
+
+def size(x: int | float | None) -> str:
+    """A number of bytes, short."""
+    if x is None:
+        return "&ndash;"
+    return f"{x / 1e3:.0f}{GAP}kB" if x < 1e6 else f"{x / 1e6:.1f}{GAP}MB"
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> str:
+    """A list of terms and what they are."""
+    return f"<dl>{''.join(f'<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>' for k, v in pairs)}</dl>"
+
+
+def commands(given: Iterable[object]) -> str:
+    """Commands to repeat it with."""
+    return f'<pre tabindex="0">{escape(chr(10).join(map(str, given)))}</pre>'
+
+
+STYLE = """
+:root { color-scheme: light dark; --page: #fff; --ink: #1c1c1e; --soft: #5c5f66; --line: #d9dbe0; }
+:root { --yes: #0a5cb8; --no: #a84300; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #17191c; --ink: #ececee; --soft: #a4a8b0; --line: #3a3d44; --yes: #7db5ff; --no: #ff9f5a; }
+}
+* { box-sizing: border-box; }
+html { font: 16px/1.5 system-ui, sans-serif; background: var(--page); color: var(--ink); overflow-wrap: anywhere; }
+body { margin: 0; }
+main { max-width: 62rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0 1rem; }
+h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
+h3 small, .note { color: var(--soft); font-weight: normal; font-size: .85rem; }
+a { color: inherit; text-decoration-color: var(--soft); text-underline-offset: .15em; }
+:target { scroll-margin-top: .5rem; }
+summary { cursor: pointer; padding: .3rem 0; }
+.verdict { padding-left: 1.1rem; font-size: 1.08rem; }
+.verdict li { margin: .4rem 0; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; overflow-wrap: normal; font-variant-numeric: tabular-nums; }
+table small { display: block; color: var(--soft); font-weight: normal; font-size: .75rem; line-height: 1.35; }
+th, td { padding: .35rem .6rem; text-align: left; vertical-align: top; }
+tr > th:first-child { position: sticky; left: 0; background: var(--page); z-index: 1; }
+.scores, .seen, .axes { width: 100%; }
+.scores tr, .seen tr, .axes tr { border-bottom: 1px solid var(--line); }
+.scores .best { font-weight: 700; }
+.scores td, .scores thead th + th { text-align: right; white-space: nowrap; }
+.axes th[scope=rowgroup] { padding-top: .9rem; color: var(--soft); font-size: .85rem; text-align: left; }
+.axes th[scope=row] { font-weight: normal; }
+.axes td { min-width: 7.5rem; }
+.bar { display: block; height: 4px; margin: .15rem 0; background: var(--line); border-radius: 2px; overflow: hidden; }
+.bar.bad i { background: var(--no); }
+.bar i { display: block; height: 100%; background: var(--yes); }
+.grid th, .grid td { padding: .15rem .3rem .3rem; }
+.grid th:first-child { min-width: 5.5rem; max-width: 7rem; font-weight: normal; overflow-wrap: anywhere; }
+.grid tr:first-child th { padding-top: .8rem; vertical-align: bottom; }
+.grid tr:first-child th:first-child { font-weight: bold; }
+.grid tr:first-child th + th { max-width: 90px; font: .7rem/1.25 system-ui, sans-serif; color: var(--soft); }
+.grid td { font-size: .72rem; line-height: 1.3; }
+.grid td small { max-width: 84px; }
+.grid span, img { display: block; width: 84px; }
+.grid span { padding-top: 2px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+img { height: 84px; object-fit: contain; border: 2px solid; border-radius: 4px; }
+.px { image-rendering: pixelated; }
+.veil { display: block; width: 84px; height: 84px; overflow: hidden; border-radius: 4px; }
+.veil img { filter: blur(14px) grayscale(.6); }
+.veil:hover img, .veil:focus img, .veil:active img { filter: none; }
+.yes, svg .edit { color: var(--yes); }
+.no { color: var(--no); }
+.unsure, svg .base { color: var(--soft); }
+.grid .none { height: 84px; border: 2px dotted var(--soft); border-radius: 4px; }
+img.no { border-style: dashed; }
+img.unsure { border-style: dotted; }
+.matrix td { text-align: right; font-size: .75rem; padding: .2rem .35rem; min-width: 2.6rem; border: 1px solid var(--line); }
+.matrix td { background: rgb(var(--hue) / var(--much)); }
+.matrix td.up { --hue: 30 120 220; }
+.matrix td.down { --hue: 230 110 20; }
+.matrix td a { text-decoration: none; }
+.matrix thead th + th { font-size: .75rem; font-weight: normal; writing-mode: vertical-rl; text-align: left; max-height: 11rem; }
+.matrix thead th { vertical-align: bottom; }
+.matrix thead th small { display: inline; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 0 2rem; }
+.plots > div { min-width: 0; break-inside: avoid; }
+svg { display: block; width: 100%; max-width: 30rem; }
+svg text { font: 11px system-ui, sans-serif; fill: var(--soft); text-anchor: middle; }
+svg .rule { stroke: var(--line); stroke-width: .7; }
+svg g { fill: currentColor; stroke: currentColor; stroke-width: 1.2; }
+svg .line { fill: none; stroke-width: 2; }
+svg .left { text-anchor: end; }
+svg .right { text-anchor: start; }
+svg text.edit, svg text.base { fill: currentColor; font-weight: 600; }
+svg text.edit, svg text.base { paint-order: stroke; stroke: var(--page); stroke-width: 3px; }
+dl { display: grid; grid-template-columns: minmax(5.5rem, max-content) 1fr; gap: .3rem 1rem; }
+dt { font-weight: 600; max-width: 10rem; }
+dd { margin: 0; }
+pre { overflow-x: auto; padding: .7rem; border: 1px solid var(--line); border-radius: 4px; font-size: .85rem; }
+@media print {
+  :root { color-scheme: light; --page: #fff; --ink: #000; --soft: #444; --line: #bbb; --yes: #0a5cb8; --no: #a84300; }
+  html { font-size: 11px; }
+  main { max-width: none; padding: 0; }
+  .scroll { overflow: visible; }
+  pre { white-space: pre-wrap; }
+  .grid span, img, .veil { width: 62px; }
+  img, .veil { height: 62px; }
+  .matrix td { print-color-adjust: exact; }
+  svg { max-width: 26rem; }
+  tr, .grid tbody, svg, dl { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
+}
+"""

@@ -1,0 +1,43 @@
+"""What papers report under a protocol, to be read beside what we measured."""
+
+import csv
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+
+from efface.report.board import Board
+from efface.report.page import cell, note, table
+from efface.report.scores import BASE, Row
+from efface.report.words import column, short
+
+FIELDS = ("method", "protocol", "metric", "value", "std", "source", "note")
+
+
+def published(protocol: str) -> list[Row]:
+    """Rows of benchmarks/data/published.csv for a benchmark."""
+    file = files("efface.benchmarks").joinpath("data/published.csv")
+    if not file.is_file():
+        return []
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [row for row in csv.DictReader(lines) if row["protocol"] == protocol]
+
+
+def section(rows: Sequence[Row], board: Board, model: str) -> str:
+    """Published numbers, and ours where method and metric have the same names."""
+    if not rows:
+        return ""
+    asks = {name: ask for ask in reversed(board.scores.rates) for name in (short(ask), column(ask, board.scores))}
+    named, shown = {m.lower(): m for m in board.methods}, []
+    if model.endswith("stable-diffusion-v1-4"):
+        named["sd 1.4"] = BASE
+    for row in rows:
+        ask = asks.get(row["metric"])
+        ours = "&ndash;"
+        if ask and (mine := named.get(row["method"].lower())):
+            ours = cell(board.scores.rate(mine, ask), "#tasks", board.scores.interval(mine, ask))
+        std = f" ± {escape(row['std'])}" if row["std"] else ""
+        said = [escape(row["metric"]), f"{escape(row['value'])}{std}", ours, escape(row["source"]), escape(row["note"])]
+        shown.append((escape(row["method"]), said))
+    heads = ["Method", "Metric", "Published", "Ours", "Source", "Note"]
+    words = "As the papers print them, with their models, seeds and detectors: not measured here."
+    return f"<h2>Published</h2>{table('Published', heads, shown, 'seen')}{note(words)}"
