@@ -86,8 +86,12 @@ def test_axes(whole):
     assert (rate.hits, rate.n, rate.failed) == (3, 4, 1)
     mean = values["Utility", "perceptual distance to the unedited model's picture", "neighbours"]
     assert (mean.value, mean.n, mean.failed) == (0.5, 3, 1)
+    assert (
+        0.25 <= mean.low <= 1 / 3
+    )  # of 27 equally likely draws the lowest mean is 0.25, once; the next 1/3, three times
+    assert 2 / 3 <= mean.high <= 0.75
     mean = values["Utility", "kernel distance (moji-concept) to the unedited model's pictures", "neighbours"]
-    assert (mean.value, mean.n) == (0.125, 8)
+    assert (mean.value, mean.n, mean.low) == (0.125, 8, None)
     assert values["Many concepts", "erased", "at once"] == "1"
     before = {(one.name, one.what): one.values.get("base") for lines in found.values() for one in lines}
     assert before["brought back", "by the best attack: random-words"] == "no attack was tried"

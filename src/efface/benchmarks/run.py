@@ -134,6 +134,8 @@ def draw(
         label: list({name_of(r): r for r in all_ if _lacks(store, r)}.values()) for label, all_ in wanted.items()
     }
     left = sum(r["sampler"]["steps"] for all_ in lacking.values() for r in all_)
+    if not left:
+        return
     bar = log.stage("pictures", left)
 
     def tick(n: int) -> None:

@@ -96,8 +96,8 @@ def section(run: Run) -> str:
     table = f'<table class="axes"><thead><tr><th scope="col">Axis</th>{heads}</tr></thead>{bodies}</table>'
     words = (
         "ESR: share of pictures in which the detector does not find what was erased. PSR: share in which it finds what was asked "
-        "for. Higher is better for both; a distance is better small outside of what was erased. Small: Wilson 95&nbsp;% interval "
-        "and number of pictures n. Each rate links to its pictures."
+        "for. Higher is better for both; a distance is better small outside of what was erased. Small: 95&nbsp;% interval, "
+        "Wilson's for rates and bootstrap for distances, and number of pictures n. Each rate links to its pictures."
     )
     return f"<h2>Four axes</h2>{scroll('Four axes', table)}{note(words)}"
 

@@ -156,7 +156,8 @@ def _numbers(board: Board) -> str:
     rows = [(escape(board.name(m)), [number(board.scores.mean(m, ask)) for ask in asks]) for m in board.methods]
     heads = [Th(short(ask), about(ask, board.scores)) for ask in asks]
     words = (
-        "Means over pictures; a distance of sets is a mean over tasks. Distances are to the unedited model's pictures."
+        "Means over pictures with bootstrap 95&nbsp;% intervals; a distance of sets is a mean over tasks. "
+        "Distances are to the unedited model's pictures."
     )
     return f"<h2>Pictures as pictures</h2>{table('Pictures', ['Method', *heads], rows)}{note(words)}" if asks else ""
 

@@ -86,7 +86,8 @@ def _scores(run: Run) -> str:
     rows = [(escape(name), [_number(run, i, ask) for ask in asks]) for i, name in run.names.items()]
     words = (
         "ESR-k: share of pictures of what was erased in which the detector does not find it among its k best guesses. PSR-k: share in "
-        "which it finds the concept that was asked for. Small: Wilson 95&nbsp;% interval and number of pictures n."
+        "which it finds the concept that was asked for. Small: 95&nbsp;% interval (Wilson's, bootstrap for what is no rate) and "
+        "number of pictures n."
     )
     shown = f"<h2>All scores</h2>{table('All scores', ['Model', *heads], rows)}{note(words)}"
     return shown + calibrated(calibration(run.rows), run.info["detectors"])

@@ -78,7 +78,7 @@ def _json(sweep: Sweep, board: Board, made: list[dict[str, Any]]) -> str:
 def _page(sweep: Sweep, board: Board) -> str:
     info = sweep.info
     intro = (
-        f"{len(board.methods) - 1} methods on {len(info['tasks'])} tasks, size {info['size']}, model {info['model']}."
+        f"Methods: {len(board.methods) - 1}, tasks: {len(info['tasks'])}, size {info['size']}, model {info['model']}."
     )
     attack = "" if any(board.scores.attacks(m) for m in board.methods) else NO_ATTACK
     head = f"<p>{escape(info['about'])}</p><p>{escape(f'{intro} {attack}')}</p>"

@@ -82,9 +82,10 @@ def cell(rate: Rate, to: str = "", interval: tuple[float, float] | None = None, 
 
 
 def number(mean: Mean, to: str = "") -> str:
-    """A mean with its count, linked to its pictures."""
+    """A mean with its interval and count, linked to its pictures."""
     failed = small(f"{mean.failed} without" if mean.failed else "")
-    return f"{link(f'{mean.value:.3g}', to)}{small(f'n = {mean.n}')}{failed}" if mean.n else f"&ndash;{failed}"
+    spread = "" if mean.low is None else small(f"{mean.low:.3g}&ndash;{mean.high:.3g}")
+    return f"{link(f'{mean.value:.3g}', to)}{spread}{small(f'n = {mean.n}')}{failed}" if mean.n else f"&ndash;{failed}"
 
 
 def seconds(x: int | float | None) -> str:
@@ -146,7 +147,7 @@ tr > th:first-child { position: sticky; left: 0; background: var(--page); z-inde
 .bar.bad i { background: var(--no); }
 .bar i { display: block; height: 100%; background: var(--yes); }
 .grid th, .grid td { padding: .15rem .3rem .3rem; }
-.grid th:first-child { min-width: 5.5rem; max-width: 7rem; font-weight: normal; overflow-wrap: anywhere; }
+.grid th:first-child { min-width: 6.5rem; max-width: 7rem; font-weight: normal; overflow-wrap: anywhere; }
 .grid tr:first-child th { padding-top: .8rem; vertical-align: bottom; }
 .grid tr:first-child th:first-child { font-weight: bold; }
 .grid tr:first-child th + th { max-width: 90px; font: .7rem/1.25 system-ui, sans-serif; color: var(--soft); }

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from efface.benchmarks.spec import GONE, ROLES
 from efface.metrics.rates import Rate, erased, found
+from efface.metrics.statistics import bootstrap
 
 BASE = "base"  # the label of the unedited model
 
@@ -28,11 +29,13 @@ class Ask(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """Mean of a number over `n` pictures; `failed` of them have none."""
+    """Mean of a number over `n` pictures with its bootstrap interval; `failed` of them have none. A number about sets has no interval."""
 
     value: float
     n: int
     failed: int = 0
+    low: float | None = None
+    high: float | None = None
 
 
 def is_rate(score: str) -> bool:
@@ -87,7 +90,9 @@ class Scores:
         rows = self.pick(who, ask, **where)
         values = [row["value"] for row in rows if row["value"] is not None]
         n = sum(row.get("n", 1) for row in rows if row["value"] is not None)
-        return Mean(fsum(values) / len(values) if values else nan, n, len(rows) - len(values))
+        alone = len(values) > 1 and not any("n" in row for row in rows)
+        low, high = bootstrap(values, draws=400) if alone else (None, None)
+        return Mean(fsum(values) / len(values) if values else nan, n, len(rows) - len(values), low, high)
 
     def pairs(self, before: str, after: str, ask: Ask) -> tuple[int, int]:
         """Equal prompts and seeds on which `before` succeeds and `after` does not, and the reverse."""
