@@ -18,8 +18,15 @@ from efface.erasers import TABLE, find, make, names, split
 from efface.erasers.base import Eraser
 
 # a training short enough for a test; a method takes those it knows
-SMALL = {"steps": 2, "batch": 2, "sampler_steps": 2, "reuse": 2}
-LONGER = {"steps": 6, "batch": 3, "sampler_steps": 3, "reuse": 6, "lr": 1e-3}  # long enough to erase something
+SMALL = {"steps": 2, "batch": 2, "sampler_steps": 2, "reuse": 2, "warmup": 1}
+LONGER = {
+    "steps": 6,
+    "batch": 3,
+    "sampler_steps": 3,
+    "reuse": 6,
+    "lr": 1e-3,
+    "warmup": 1,
+}  # long enough to erase something
 ERASE = (Concept("tiger", prompts=("leopard",)), Concept("car", "boat"))
 KEEP = ("lion", "house")
 
@@ -36,6 +43,15 @@ def trains(name: str) -> bool:
 
 def tensors(edit: Edit) -> dict[str, torch.Tensor]:
     return {k: t.clone() for k, t in edit.tensors().items()}
+
+
+def look(edited: Denoiser, model: Denoiser, prompt: str) -> torch.Tensor:
+    """What `model` does with a prompt where `edited` differs: what it predicts or, if only its sampler is steered, what it draws."""
+    if not edited.steers:
+        return probe(model, prompt)
+    path = model.sample(model.embed([prompt]), seeds=[1, 2], steps=3, record=True)
+    assert isinstance(path, torch.Tensor)
+    return path
 
 
 def equal(a: Edit, b: Edit) -> bool:
@@ -92,10 +108,13 @@ def test_another_seed_gives_other_bits_where_a_method_draws(base: Denoiser, fitt
 
 @methods
 def test_it_touches_only_the_weights_it_declares(base: Denoiser, fitted: dict[str, Edit], name: str) -> None:
-    edited = fitted[name](base)
+    edit = fitted[name]
+    edited = edit(base)
     changed = differing(snapshot(base), snapshot(edited))
-    declared = base.params(getattr(small(name), "where", "xattn.kv")).keys()
-    assert changed
+    # a training method declares its weights, the others leave it to their kind of edit: Guidance declares none, and steers
+    declared = base.params(getattr(small(name), "where", getattr(edit, "where", ()))).keys()
+    assert bool(changed) is bool(declared)
+    assert changed or edited.steers
     assert changed <= declared
     for k, w in edited.params("unet").items():
         assert k in declared or w.data_ptr() == base.params([k])[k].data_ptr()
@@ -123,10 +142,29 @@ def test_the_erased_concept_moves_more_than_an_unrelated_and_a_preserved_one(
 ) -> None:
     model = shared if kind == "epsilon" else velocity
     edited = small(name, LONGER).fit(model, Concept("tiger", "cat"), ["lion"])(model)
+    if edited.steers:  # a rule is the same for every prompt: it promises a direction, not which prompts go it
+        assert_away(model, edited)
+        return
     erased = moved(model, edited, "tiger")
     assert erased > 0.1
     assert erased > 1.1 * max(moved(model, edited, other) for other in ("house", ""))
     assert erased > moved(model, edited, "lion")  # a neighbour; not every method takes a list to preserve
+
+
+def assert_away(model: Denoiser, edited: Denoiser) -> None:
+    """The first step that is steered goes away from what the steer names and towards its target, in clean latents, for any prompt."""
+    (steer,) = edited.steers
+    for prompt in ("a picture of a tiger", "house", ""):
+        plain, steered = (m.sample(m.embed([prompt]), seeds=range(4), steps=3, record=True) for m in (model, edited))
+        k = next(i for i in range(3) if not torch.allclose(plain[i + 1], steered[i + 1], atol=1e-4))
+        t = model.timesteps(3)[k].expand(4)
+        with torch.no_grad():
+            away, towards = (
+                model.to_x0(plain[k], t, model.predict(plain[k], t, model.embed([text])))
+                for text in (steer.away, steer.towards)
+            )
+        step, concept = (steered[k + 1] - plain[k + 1]).flatten(), (away - towards).flatten()
+        assert torch.cosine_similarity(step, concept, 0) < -0.3
 
 
 @methods
@@ -137,7 +175,9 @@ def test_its_neutral_setting_is_the_identity(base: Denoiser, name: str) -> None:
         if trains(name)
         else small(name).fit(base, Concept("cafe\u0301", "caf\u00e9"), KEEP)
     )
-    assert not differing(snapshot(base), snapshot(edit(base)))
+    edited = edit(base)
+    assert not differing(snapshot(base), snapshot(edited))
+    torch.testing.assert_close(look(edited, edited, "tiger"), look(edited, base, "tiger"), atol=1e-4, rtol=0)
 
 
 @table
@@ -149,7 +189,9 @@ def test_case_of_a_name_does_not_matter(base: Denoiser, name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in METHODS if not trains(n)])
 def test_the_order_of_concepts_does_not_matter_to_a_closed_form(base: Denoiser, name: str) -> None:
     one, two = (small(name).fit(base, e, k)(base) for e, k in ((ERASE, KEEP), (ERASE[::-1], KEEP[::-1])))
-    torch.testing.assert_close(probe(one, "tiger"), probe(two, "tiger"), atol=1e-4, rtol=0)  # sums in another order
+    torch.testing.assert_close(
+        look(one, one, "tiger"), look(two, two, "tiger"), atol=1e-4, rtol=0
+    )  # sums in another order
 
 
 # -- what it leaves ------------------------------------------------------------------------------------------------
@@ -159,11 +201,13 @@ CHILD = """
 import sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
-from toys import probe, tiny
+from test_conformance import look
+from toys import tiny
 from efface.core.edit import load_edit
 torch.set_num_threads(1)
 base, folder = tiny(), Path(sys.argv[1])
-save_file({p.stem: probe(load_edit(p)(base), "tiger") for p in folder.glob("*.safetensors")}, folder / "out.bin")
+edited = {p.stem: load_edit(p)(base) for p in folder.glob("*.safetensors")}
+save_file({name: look(model, model, "tiger") for name, model in edited.items()}, folder / "out.bin")
 """
 
 
@@ -175,8 +219,9 @@ def test_saved_and_loaded_in_a_new_process_they_predict_the_same(
     got = child(CHILD, tmp_path)
     assert got.keys() == set(METHODS)
     for name in METHODS:
-        assert torch.equal(got[name], probe(fitted[name](base), "tiger")), name
-        assert not torch.equal(got[name], probe(base, "tiger")), name
+        edited = fitted[name](base)
+        assert torch.equal(got[name], look(edited, edited, "tiger")), name
+        assert not torch.equal(got[name], look(edited, base, "tiger")), name
 
 
 @methods

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from efface.core.errors import EffaceError, UsageError, nearest
 from efface.core.families import sd
+from efface.core.steering import Steer
 from efface.models import resolve
 
 Weights = Mapping[str, Tensor]
@@ -75,8 +76,11 @@ class Cond:
 class Denoiser:
     """A pipeline of the Stable Diffusion 1.x/2.x shape, seen as ε (or v) predictor, sampler and bag of named weights.
 
-    Weights are frozen. `fork` gives a denoiser that owns copies of some of them and shares every other tensor.
+    Weights are frozen. `fork` gives a denoiser that owns copies of some of them and shares every other tensor. `steers` is what
+    edits add to every guided prediction while sampling; `predict` and `pipeline` know nothing of it.
     """
+
+    steers: tuple[Steer, ...] = ()
 
     def __init__(self, pipeline: DiffusionPipeline) -> None:
         """Wrap `pipeline`, which is not changed except that its weights stop requiring gradients.
@@ -126,6 +130,10 @@ class Denoiser:
         """Prompts as the denoiser reads them; "" is the unconditional prompt."""
         parts = [sd.embed(self.pipeline, list(prompts[i : i + 256])) for i in range(0, len(prompts), 256)]
         return Cond(*(torch.cat(rows) for rows in zip(*parts, strict=True)))
+
+    def fits(self, prompt: str) -> bool:
+        """Whether the text encoder reads all of a prompt, with a place to spare."""
+        return not bool(self.embed([prompt]).mask[0, -1])
 
     def words(self, n: int) -> list[str]:
         """The `n` most frequent words that the text encoder knows as one token; fewer where it knows fewer."""
@@ -227,7 +235,7 @@ class Denoiser:
             cond: one prompt for all seeds, or one for each.
             seeds: of the start noise, one for each picture.
             steps: of the sampler.
-            guidance: scale s in e(∅) + s (e(c) - e(∅)), one for all or one for each; 1 for all means no guidance.
+            guidance: scale s in e(∅) + s (e(c) - e(∅)), one for all or one for each; 1 for all means no guidance, but `steers`.
             until: stop before this step: the latent there has noise level `timesteps(steps)[until]`; None runs to the end.
             record: return every latent on the way instead of the last: (until + 1 or steps + 1, b, c, h, w), start noise first.
             sampler: one of SAMPLERS.
@@ -238,7 +246,9 @@ class Denoiser:
         Raises:
             UsageError: unknown sampler, or no such device for the noise.
         """
-        cond, null = cond.expand(len(seeds)), self.embed([negative])
+        cond = cond.expand(len(seeds))
+        texts = list(dict.fromkeys([negative, *(text for s in self.steers for text in s.texts(negative))]))
+        asked = self.embed(texts)
         scheduler = _scheduler(self.pipeline, sampler)
         done = []
         for i in range(0, len(seeds), CHUNK):
@@ -246,23 +256,35 @@ class Denoiser:
             if not isinstance(guidance, int | float):
                 scale = torch.tensor(guidance[i : i + CHUNK], dtype=x.dtype, device=x.device).view(-1, 1, 1, 1)
             scheduler.set_timesteps(steps)  # starts it anew: some remember their last predictions
-            path = self._walk(cond[i : i + CHUNK], null, x * scheduler.init_noise_sigma, scheduler, scale, until, tick)
+            # the steers' memories start anew as well
+            corrections = [(s.start(), *map(texts.index, s.texts(negative))) for s in self.steers]
+            x = x * scheduler.init_noise_sigma
+            path = self._walk(cond[i : i + CHUNK], asked, x, scheduler, scale, corrections, until, tick)
             done.append(torch.stack(path) if record else path[-1])
         return torch.cat(done, dim=1 if record else 0)
 
-    def _walk(self, cond, null, x, scheduler, scale, until, tick) -> list[Tensor]:  # noqa: ANN001
-        n, guided = len(x), isinstance(scale, Tensor) or scale != 1
-        both = null.expand(n) + cond if guided else cond
+    def _walk(self, cond, asked, x, scheduler, scale, corrections, until, tick) -> list[Tensor]:  # noqa: ANN001
+        n, guided = len(x), isinstance(scale, Tensor) or scale != 1 or bool(corrections)
+        every = asked[torch.arange(len(asked)).repeat_interleave(n)] + cond if guided else cond
         path = [x]
         for t in scheduler.timesteps[:until]:
             seen = scheduler.scale_model_input(x, t)
-            pred = self.predict(torch.cat([seen, seen]) if guided else seen, t.to(self.device).expand(len(both)), both)
-            if guided:
+            pred = self.predict(torch.cat([seen] * (len(every) // n)), t.to(self.device).expand(len(every)), every)
+            if corrections:
+                pred = self._steered(seen, t.to(self.device).long().expand(n), pred.split(n), scale, corrections)
+            elif guided:
                 pred = pred[:n] + scale * (pred[n:] - pred[:n])
             x = scheduler.step(pred, t if t.is_floating_point() else int(t), x, return_dict=False)[0]
             path.append(x)
             tick(n)
         return path
+
+    def _steered(self, x, t, preds, scale, corrections) -> Tensor:  # noqa: ANN001
+        """Guided and corrected in ε, which the steers' thresholds are of; `preds` are of ∅, of what the steers read, of the prompts."""
+        e = [self.to_eps(x, t, pred) for pred in preds]
+        guided = e[0] + scale * (e[-1] - e[0])
+        added = [correct(e[0], e[-1], e[away], e[towards], scale) for correct, away, towards in corrections]
+        return self.from_eps(x, t, sum(added, guided))
 
     def images(
         self,
@@ -336,7 +358,7 @@ class Denoiser:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the weights an edit was made for: a hash over every tensor's name, shape and 64 of its values in half precision."""
+        """Names what an edit was made for: a hash over each tensor's name, shape and 64 values in half precision, and `steers`."""
         digest = hashlib.sha256()
         everything = {
             f"{ours}.{name}": p for ours, part in self.modules().items() for name, p in part.named_parameters()
@@ -346,6 +368,8 @@ class Denoiser:
             index = torch.linspace(0, len(flat) - 1, min(64, len(flat))).long()
             digest.update(f"{name}{tuple(p.shape)}".encode())
             digest.update(flat[index.to(flat.device)].to(torch.float16).cpu().numpy().tobytes())
+        for steer in self.steers:
+            digest.update(repr(steer).encode())
         return digest.hexdigest()[:16]
 
 

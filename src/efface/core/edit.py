@@ -2,9 +2,10 @@
 
 import copy
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.errors import EffaceError, UsageError
 from efface.core.io import read_tensors, write_tensors
+from efface.core.steering import RULES, Rule, Steer
 
 FORMAT = 1  # of the file; a reader refuses what a newer efface wrote
 
@@ -65,6 +67,10 @@ class Edit(ABC):
     def changes(self, base: Denoiser) -> dict[str, Tensor]:
         """New values of the weights this edit touches, computed from `base`."""
 
+    def steers(self) -> tuple[Steer, ...]:
+        """What this edit adds to the sampler; most kinds add nothing."""
+        return ()
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """What the file stores."""
@@ -84,10 +90,19 @@ class Edit(ABC):
         new = self.changes(base)
         edited = base.fork(new)
         _write(edited, new)
+        edited.steers = (*base.steers, *self.steers())
         return edited
 
     def bake(self, pipeline: DiffusionPipeline, *, any_base: bool = False) -> None:
-        """Write the edit into a stock pipeline, in place: afterwards the pipeline needs no efface."""
+        """Write the edit into a stock pipeline, in place: afterwards the pipeline needs no efface.
+
+        Raises:
+            UsageError: the edit steers the sampler, or was made for other weights, unless `any_base`.
+        """
+        if self.steers():
+            raise UsageError(
+                "bake: expected an edit of weights, got one that steers the sampler and has no weights to write; apply it with edit(model)"
+            )
         base = Denoiser(pipeline)
         self.require(base, any_base)
         _write(base, self.changes(base))
@@ -169,6 +184,8 @@ def _build(tensors: dict[str, Tensor], raw: Mapping[str, Any]) -> Edit:
 class TextMap(Edit):
     """T = I + left rightᵀ on the text rows that enter every cross-attention key and value: W' = W T for all layers at once."""
 
+    where: ClassVar = "xattn.kv"
+
     def __init__(self, left: Float[Tensor, "d r"], right: Float[Tensor, "d r"], header: Header | None = None) -> None:
         """Factors are kept in float32."""
         self.left, self.right, self.header = left.float(), right.float(), header or Header("")
@@ -246,8 +263,43 @@ class LowRank(Edit):
         return cls({k: (tensors[f"{k}/up"], tensors[f"{k}/down"]) for k in names}, header)
 
 
+class Guidance(Edit):
+    """How predictions are combined while sampling: away from some prompts, towards others, by one rule. No weight changes.
+
+    The edited denoiser's `sample` and `images` follow it; its `predict` and its pipeline are the base's, so whoever samples by other
+    means goes round it. Several add up: each sees the unsteered predictions.
+    """
+
+    where: ClassVar = ()
+
+    def __init__(self, pairs: Iterable[tuple[str, str]], rule: Rule, header: Header | None = None) -> None:
+        """`pairs` of a prompt to steer away from and one to steer towards, "" for the sampler's own ∅."""
+        self.pairs, self.rule, self.header = tuple(pairs), rule, header or Header("")
+
+    @override
+    def changes(self, base: Denoiser) -> dict[str, Tensor]:
+        return {}
+
+    @override
+    def steers(self) -> tuple[Steer, ...]:
+        return tuple(Steer(away, to, self.rule, self.strength) for away, to in self.pairs) if self.strength else ()
+
+    @override
+    def tensors(self) -> dict[str, Tensor]:
+        said = json.dumps(self.pairs, ensure_ascii=False).encode()
+        numbers = torch.tensor(astuple(self.rule), dtype=torch.float64)
+        return {"pairs": torch.tensor(list(said), dtype=torch.uint8), type(self.rule).__name__: numbers}
+
+    @classmethod
+    @override
+    def build(cls, tensors: dict[str, Tensor], header: Header, raw: Mapping[str, Any]) -> "Guidance":
+        (name,) = tensors.keys() - {"pairs"}
+        said = json.loads(bytes(tensors["pairs"].tolist()))
+        return cls([(away, to) for away, to in said], RULES[name](*tensors[name].tolist()), header)
+
+
 class Stack(Edit):
-    """Edits in order, each applied to what the one before it made. All must be made for the same base."""
+    """Edits in order, each applied to what the one before it made; what steers the sampler adds up. All must be made for the same base."""
 
     def __init__(self, edits: Iterable[Edit], header: Header | None = None) -> None:
         """Takes at least one edit.
@@ -300,6 +352,10 @@ class Stack(Edit):
             _write(here, new)
             new |= edit.changes(here)
         return new
+
+    @override
+    def steers(self) -> tuple[Steer, ...]:
+        return tuple(steer for edit in self.edits for steer in edit.steers())
 
     @override
     def tensors(self) -> dict[str, Tensor]:

@@ -8,7 +8,11 @@ from efface.erasers.base import Eraser
 
 TABLE = {
     "uce": "efface.erasers.uce:UCE",
+    "time": "efface.erasers.time:TIME",
+    "rece": "efface.erasers.rece:RECE",
     "esd": "efface.erasers.esd:ESD",
+    "sld": "efface.erasers.sld:SLD",
+    "negative": "efface.erasers.negative:NegativePrompt",
 }
 
 

@@ -1,0 +1,105 @@
+"""Steering: what an edit adds to the sampler's guided prediction, without touching a weight."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from efface.core.concept import Concept
+
+# (e(∅), e(prompt), e(away), e(towards), guidance scale) to what is added to the guided noise prediction
+Correction = Callable[[Tensor, Tensor, Tensor, Tensor, float | Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Replace:
+    """A concept takes the place of ∅: e(away) + s (e(c) - e(away)) for e(∅) + s (e(c) - e(∅)), hence (1 - s)(e(away) - e(∅))."""
+
+    beside: ClassVar[bool] = True  # the concept stands beside what the user does not want, in one prompt
+
+    def start(self) -> Correction:
+        """No memory."""
+        return lambda e_null, e_cond, e_away, e_towards, scale: (1 - scale) * (e_away - e_towards)
+
+
+@dataclass(frozen=True)
+class Repel:
+    """Safe latent diffusion's third direction (arXiv:2211.05105, eq. 3-8): -s γ, entry by entry, with warm-up and momentum.
+
+    γ = μ (e(away) - e(∅)) + s_m ν,  μ = min(s_S |e(c) - e(away)|, 1) where e(c) - e(away) < λ, else 0,  ν' = β ν + (1 - β) γ
+    """
+
+    scale: float  # s_S
+    threshold: float  # λ
+    warmup: float  # δ, in steps of the sampler
+    momentum: float  # s_m
+    beta: float  # β_m, what ν keeps of itself in a step
+
+    beside: ClassVar[bool] = False
+
+    def start(self) -> Correction:
+        """ν = 0 at step 0; it gathers while the warm-up lasts."""
+        step, memory = 0, torch.zeros(())
+
+        def correct(e_null: Tensor, e_cond: Tensor, e_away: Tensor, e_towards: Tensor, scale: float | Tensor) -> Tensor:
+            nonlocal step, memory
+            apart = e_cond - e_away
+            gate = torch.where(apart < self.threshold, (self.scale * apart.abs()).clamp(max=1), 0)
+            gamma = gate * (e_away - e_towards) + self.momentum * memory.to(apart)
+            memory = self.beta * memory.to(apart) + (1 - self.beta) * gamma
+            step += 1
+            return -scale * gamma if step > self.warmup else torch.zeros_like(gamma)
+
+        return correct
+
+
+Rule = Replace | Repel
+RULES: dict[str, type[Rule]] = {rule.__name__: rule for rule in (Replace, Repel)}
+
+
+@dataclass(frozen=True)
+class Steer:
+    """One direction of the sampler: away from what one prompt says, towards another ("" = ∅), by a rule."""
+
+    away: str
+    towards: str
+    rule: Rule
+    strength: float = 1.0
+
+    def texts(self, negative: str) -> tuple[str, str]:
+        """The prompts whose predictions it needs, where the sampler's negative prompt stands for ∅."""
+        if self.rule.beside:
+            away, towards = (", ".join(filter(None, (negative, said))) for said in (self.away, self.towards))
+            return away, towards
+        return self.away, self.towards or negative
+
+    def start(self) -> Correction:
+        """A correction with an empty memory: one for each batch of pictures."""
+        correct = self.rule.start()
+        return lambda *given: self.strength * correct(*given)
+
+
+def pairs(erase: Iterable[Concept], fits: Callable[[str], bool]) -> list[tuple[str, str]]:
+    """What to steer away from and towards: concepts of one target in one prompt, separated by commas, in alphabetical order.
+
+    What no longer `fits` into a prompt goes into another: the end of a list that the text encoder cuts off would not be erased.
+    """
+    said: dict[str, set[str]] = {}
+    for c in erase:
+        said.setdefault(_plain(c.target), set()).update(_plain(words) for words in c.phrases)
+    out = []
+    for target, words in sorted(said.items()):
+        group: list[str] = []
+        for word in sorted(words):
+            if group and not fits(", ".join([*group, word])):
+                out.append((", ".join(group), target))
+                group = []
+            group.append(word)
+        out.append((", ".join(group), target))
+    return out
+
+
+def _plain(words: str) -> str:
+    return " ".join(words.lower().split())
