@@ -38,9 +38,13 @@ def contents(folder: Path, store: Path) -> dict[str, bytes]:
     return {"scores": scores, **{image: (store / image).read_bytes() for image in images}}
 
 
-def lend(edits: Path, store: Path, without: int) -> None:
-    """Give a store fitted edits, all but the slowest to fit: those of most bytes are trained ones."""
-    files = sorted(edits.rglob("*.safetensors"), key=lambda f: -f.stat().st_size)
+def lend(folder: Path, edits: Path, store: Path, without: int) -> None:
+    """Give a store the fitted edits of a sweep, all but the slowest to fit: those of most bytes are trained ones."""
+    runs = [json.loads(path.read_text()) for path in folder.glob("*/run.json")]
+    used = {edit["file"] for run in runs for edit in run["edits"]}
+    files = sorted(
+        (f for f in edits.rglob("*.safetensors") if f.name in used), key=lambda f: (-f.stat().st_size, f.name)
+    )
     Store(store)
     for f in files[without:]:
         target = store / "edits" / f.relative_to(edits)
@@ -69,7 +73,7 @@ def main() -> None:
         whole = time.monotonic() - began
         expected = contents(folder, store)
         if args.whole:
-            lend(store / "edits", root / "parts-store", args.fits)
+            lend(folder, store / "edits", root / "parts-store", args.fits)
             whole = 0.4 * len(expected)  # about what drawing takes here
         print(f"undisturbed: {len(expected) - 1} pictures, {whole:.0f} s", flush=True)
         for kill in range(args.kills):

@@ -35,7 +35,7 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.chdir(tmp_path)
     (text,) = blocks("console")
     commands = [shlex.split(line) for line in text.splitlines()]
-    assert {words[1] for words in commands} == {"erase", "generate", "evaluate", "show", "bake"}
+    assert {words[1] for words in commands} == {"erase", "generate", "evaluate", "show", "bake", "export"}
     for words in commands:
         monkeypatch.setattr(sys, "argv", words)
         with pytest.raises(SystemExit) as end:
@@ -46,6 +46,7 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         "tiger.png",
         "tiger/report.html",
         "moji-without-tiger/model_index.json",
+        "tiger-lora.safetensors",
     ):
         assert Path(made).is_file(), made
 

@@ -87,6 +87,23 @@ def test_erase_show_generate_bake(capsys, tiger: Path):
     assert "exists already" in errors
 
 
+def test_export_writes_a_lora_and_says_what_is_lost(capsys, tiger: Path):
+    from safetensors import safe_open
+
+    code, out, errors = run(capsys, "export", str(tiger), "-o", "lora.safetensors")
+    assert code == 0, errors
+    assert "leaves nothing out" in out
+    code, out, errors = run(capsys, "export", str(tiger), "--to", "kohya", "--rank", "2", "-o", "small.safetensors")
+    assert code == 0, errors
+    assert "a kohya LoRA of rank 2, which leaves out" in out
+    with safe_open("small.safetensors", "pt") as f:
+        assert f.metadata()["modelspec.title"] == "UCE: tiger"
+        assert sum(k.endswith(".alpha") for k in f.keys()) > 10  # noqa: SIM118
+    code, _, errors = run(capsys, "export", str(tiger), "--to", "khoya", "-o", "other.safetensors")
+    assert code == 2
+    assert "did you mean 'kohya'" in errors
+
+
 def test_evaluate_writes_a_report_and_its_store_is_kept_in_order(capsys, tiger: Path):
     from efface.benchmarks.moji import erasing
     from efface.benchmarks.store import Store

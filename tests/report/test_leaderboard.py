@@ -148,6 +148,20 @@ def test_one_after_the_other(folder):
     ]  # fmt: skip
 
 
+def test_the_markdown_has_many_and_sequences(folder):
+    write_leaderboard(folder)
+    text = (folder / "leaderboard.md").read_text()
+    many, sequence = (
+        text.split("**ESR-1 erased, by how many were erased at once**")[1],
+        text.split("**ESR-1 of each after")[1],
+    )
+    assert "| method | 1 | 2 |" in many
+    assert "| a | 75 [30, 95] of 4 | 50 [" in many
+    assert sequence.startswith(" tiger, then rose**")
+    assert "| a | 50 [" in sequence
+    assert "No attack was tried" in text
+
+
 def test_names_of_a_sequence_as_bench_writes_them(folder):
     about = json.loads((folder / "bench.json").read_text())
     about["tasks"][-1] |= {

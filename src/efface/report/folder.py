@@ -58,10 +58,10 @@ class Run:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """Id to shown name, the unedited model first; a method used twice is told apart by its id."""
+        """Id to shown name, the unedited model first; where a method is used twice, all are told apart by their ids."""
         edits = self.info["edits"]
-        methods = Counter(e["method"] for e in edits)
-        return {BASE: "unedited"} | {e["id"]: e["id"] if methods[e["method"]] > 1 else e["method"] for e in edits}
+        twice = len({e["method"] for e in edits}) < len(edits)
+        return {BASE: "unedited"} | {e["id"]: e["id"] if twice else e["method"] for e in edits}
 
     @property
     def edits(self) -> list[str]:

@@ -15,7 +15,7 @@ from efface.report.board import Board
 from efface.report.data import errors, table_csv
 from efface.report.folder import Sweep, read_sweep
 from efface.report.judges import calibrated
-from efface.report.many import many_json, many_section, sequence_json, sequence_section, singles
+from efface.report.many import many_json, many_markdown, many_section, sequence_json, sequence_section, singles
 from efface.report.matrix import changes, columns, matrix, shaded
 from efface.report.page import Th, commands, facts, link, note, page, report_of, table
 from efface.report.scores import Scores
@@ -39,12 +39,24 @@ def write_leaderboard(folder: Path) -> Path:
     board = board_of(sweep)
     made, title = boards.lines(board), f"{sweep.info['benchmark']}, {sweep.info['model']}"
     files = {
-        "leaderboard.csv": table_csv(made, list(made[0])), "leaderboard.md": boards.markdown(board),
+        "leaderboard.csv": table_csv(made, list(made[0])), "leaderboard.md": _markdown(sweep, board),
         "leaderboard.json": _json(sweep, board, made), "leaderboard.tex": boards.latex(board, title), "index.html": _page(sweep, board),
     }  # fmt: skip
     for name, text in files.items():
         write_text(folder / name, text)
     return folder / "index.html"
+
+
+def _markdown(sweep: Sweep, board: Board) -> str:
+    """The board, what became of many and of sequences, and how to repeat it."""
+    info = sweep.info
+    words = (
+        f"{info['about']}. Model {info['model']} ({info['fingerprint']}), efface {info['version']}. Rates in percent with 95 % intervals, "
+        "widened by how much tasks differ; bold: the best edit of a column; *: differs from it by McNemar's test with Holm's correction. "
+        f"ESR: not found any more; PSR: still found. {NO_ATTACK}"
+    )
+    parts = [f"# Leaderboard: {info['benchmark']}", words, boards.markdown(board), many_markdown(sweep)]
+    return "\n\n".join([*(part for part in parts if part), "\n".join(f"    {c}" for c in info["commands"])]) + "\n"
 
 
 def board_of(sweep: Sweep) -> Board:

@@ -3,6 +3,7 @@
 from html import escape
 from typing import Any
 
+from efface.metrics.rates import Rate
 from efface.report.board import Board
 from efface.report.data import rates
 from efface.report.folder import Sweep
@@ -62,6 +63,43 @@ def many_section(sweep: Sweep, board: Board) -> str:
 
 def _cell(scores: Scores, method: str, ask: Ask) -> str:
     return cell(scores.rate(method, ask), "", scores.interval(method, ask))
+
+
+def many_markdown(sweep: Sweep) -> str:
+    """The rates of `many_section` and the last step of each sequence as Markdown, in percent; empty where neither was measured."""
+    found, parts = counts(sweep), []
+    for ask in dict.fromkeys(ask for k, scores in found.items() if k > 1 for ask in scores.main()):
+        across = [k for k, scores in found.items() if scores.rate(BASE, ask).n]
+        parts.append(_grid(
+            f"{short(ask)} {about(ask, found[across[-1]])}, by how many were erased at once", [str(k) for k in across],
+            {m: [_percent(found[k].rate(m, ask)) for k in across] for m in sweep.methods},
+        ))  # fmt: skip
+    for chain in chains(sweep):
+        last = Scores((r for r in sweep.rows if r["task"] == chain[-1]["name"]), "method")
+        concepts = [*chain[-1]["after"], *chain[-1]["erased"]]
+        for ask in last.main("erase"):
+            kept = last.main("neighbour", "distant")
+            cells = {
+                m: [
+                    *(_percent(last.rate(m, ask, concept=c)) for c in concepts),
+                    *(_percent(last.rate(m, a)) for a in kept),
+                ]
+                for m in sweep.methods
+            }
+            heads = [*concepts, *(f"{short(a)} {about(a, last)}" for a in kept)]
+            parts.append(_grid(f"{short(ask)} of each after {', then '.join(concepts)}", heads, cells))
+    return "\n".join(parts)
+
+
+def _grid(title: str, heads: list[str], rows: dict[str, list[str]]) -> str:
+    lines_ = [f"**{title}**", "", f"| method | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    lines_ += [f"| {'unedited' if m == BASE else m} | {' | '.join(cells)} |" for m, cells in rows.items()]
+    return "\n".join(lines_) + "\n"
+
+
+def _percent(rate: Rate) -> str:
+    low, high = rate.interval
+    return f"{100 * rate.value:.0f} [{100 * low:.0f}, {100 * high:.0f}] of {rate.n}" if rate.n else "–"
 
 
 def chains(sweep: Sweep) -> list[list[Task]]:

@@ -1,0 +1,307 @@
+"""Edits as LoRA files for other tools: what an edit adds to each matrix, as two thin factors.
+
+W' = W + up down, so a LowRank edit is such a file already, and a TextMap becomes one exactly: W (I + s L Rᵀ) = W + (s W L) Rᵀ.
+Where a map follows other edits it maps what they added too: (W + U D)(I + s L Rᵀ) = W + U D + s (W L + U (D L)) Rᵀ.
+A Delta has full rank; its best approximation of a given rank is its truncated singular value decomposition (Eckart and Young 1936).
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from efface.core.denoiser import Denoiser
+from efface.core.edit import Delta, Edit, LowRank, Stack, TextMap
+from efface.core.errors import UsageError, nearest
+from efface.core.files import replace_file, replace_folder
+
+FORMATS = ("diffusers", "peft", "kohya")
+Layers = Mapping[str, tuple[Tensor, Tensor]]  # "unet.conv_in" -> (up, down), shaped as a layer's own weights
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how much of the edit it leaves out."""
+
+    path: Path
+    rank: int  # of every pair of factors in the file
+    error: float  # |ΔW - up down| / |ΔW| over all weights, Frobenius; 0 where nothing was cut off
+    errors: Mapping[str, float]  # the same for each weight
+
+
+def export(
+    edit: Edit,
+    base: Denoiser,
+    path: str | Path,
+    *,
+    to: str = "diffusers",
+    rank: int | None = None,
+    any_base: bool = False,
+) -> Exported:
+    """Write `edit` as a LoRA, whole or not at all; at strength 1 it does to `base` what the edit does.
+
+    Args:
+        edit: a TextMap, LowRank, Delta or Stack of them, at the strength it has.
+        base: the model it was made for.
+        path: a new .safetensors file, or a new folder for "peft".
+        to: "diffusers" (`load_lora_weights`), "peft" (`PeftModel.from_pretrained`) or "kohya" (ComfyUI, A1111).
+        rank: keep at most this rank of each matrix; None keeps all, which a Delta has too much of.
+        any_base: export for weights the edit was not made for.
+
+    Raises:
+        UsageError: unknown format, wrong kind of path, another base, a kind of edit or a weight that no LoRA carries,
+            rank missing or out of range.
+        EffaceError: it cannot be written.
+    """
+    path = Path(path)
+    if to not in FORMATS:
+        raise UsageError(f"to: unknown format {to!r}; {nearest(to, FORMATS)}")
+    if to != "peft" and path.suffix != ".safetensors":
+        raise UsageError(f"path: expected a name that ends in .safetensors, got {path.name!r}; {to} reads only those")
+    edit.require(base, any_base)
+    steps = _steps(edit)
+    weights = _matrices(steps, base, to)
+    _check_rank(steps, weights, rank)
+    cuts = {name: cut(*change(steps, name, w), rank) for name, w in weights.items()}
+    width = max(1, *(c.up.shape[1] for c in cuts.values()))
+    layers = {k.removesuffix(".weight"): _shaped(c.up, c.down, weights[k].shape, width) for k, c in cuts.items()}
+    error = _share(math.hypot(*(c.lost for c in cuts.values())), math.hypot(*(c.size for c in cuts.values())))
+    done = Exported(path, width, error, {name: _share(c.lost, c.size) for name, c in cuts.items()})
+    metadata = _metadata(edit, base, done, to)
+    if to == "peft":
+        replace_folder(path, lambda part: _write_folder(part, layers, width, edit.header.model, metadata))
+    else:
+        blob = _file(_diffusers(layers) if to == "diffusers" else _kohya(layers, width), metadata)
+        replace_file(path, lambda part: part.write_bytes(blob))
+    return done
+
+
+# -- what an edit adds ---------------------------------------------------------------------------------------------
+
+
+def _steps(edit: Edit) -> list[TextMap | Delta | LowRank]:
+    """The edits of a stack in order, stacks within stacks as well."""
+    if isinstance(edit, Stack):
+        return [step for part in edit.edits for step in _steps(part)]
+    if isinstance(edit, TextMap | Delta | LowRank):
+        return [edit]
+    raise UsageError(
+        f"edit: expected a TextMap, LowRank, Delta or a Stack of them, got a {type(edit).__name__}, which is no sum of matrices; "
+        "save it as efface's own file"
+    )
+
+
+def _matrices(steps: Iterable[TextMap | Delta | LowRank], base: Denoiser, to: str) -> dict[str, Tensor]:
+    """The weights that change; each is the matrix of a Linear or the kernel of a Conv2d, or it is refused."""
+    weights: dict[str, Tensor] = {}
+    for step in steps:
+        if isinstance(step, TextMap):
+            weights |= base.params("xattn.kv")
+        elif isinstance(step, LowRank):
+            weights |= base.params(step.factors)
+        else:
+            weights |= base.params([name for name, d in step.deltas.items() if d.any()])
+    modules = base.modules()
+    other = [name for name in weights if not _carried(name, modules)]
+    if other or not weights:
+        got = f"{other[0]} ({len(other)} such)" if other else "none that changes"
+        raise UsageError(
+            f"edit: expected weights of linear layers and convolutions, which are all a LoRA carries, got {got}; "
+            "fit the edit low-rank, or bake it into the pipeline"
+        )
+    text = [name for name in weights if name.startswith("text.")]
+    if text and to == "peft" and len(text) < len(weights):
+        raise UsageError(
+            "to: expected an edit of the U-Net or of the text encoder, since a peft folder holds one model, got one of both; "
+            "export to 'diffusers' or 'kohya'"
+        )
+    if text and to == "kohya":  # diffusers knows kohya's text encoder by an output projection: one that changes nothing
+        weights |= base.params([next(k for k in base.params("text") if k.endswith(".self_attn.out_proj.weight"))])
+    return weights
+
+
+def _carried(name: str, modules: Mapping[str, nn.Module]) -> bool:
+    part, _, rest = name.partition(".")
+    owner, _, kind = rest.rpartition(".")
+    return kind == "weight" and isinstance(modules[part].get_submodule(owner), nn.Linear | nn.Conv2d)
+
+
+def _check_rank(steps: Iterable[Edit], weights: Mapping[str, Tensor], rank: int | None) -> None:
+    full = max(min(len(w), w[0].numel()) for w in weights.values())
+    if rank is None and any(isinstance(step, Delta) for step in steps):
+        raise UsageError(f"rank: expected 1 to {full} for a Delta, got none; give what to keep, such as 16 (--rank 16)")
+    if rank is not None and not 1 <= rank <= full:
+        raise UsageError(
+            f"rank: expected 1 to {full}, the most a matrix of this edit has, got {rank}; give one of them"
+        )
+
+
+def change(
+    steps: Iterable[TextMap | Delta | LowRank], name: str, weight: Tensor
+) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
+    """Factors (up, down) of what the edits, one after the other, add to a weight seen as a matrix; exact, in float64.
+
+    Raises:
+        UsageError: the weight has another shape than the edit's.
+    """
+    w = weight.detach().cpu().double().flatten(1)
+    up, down = w.new_zeros(len(w), 0), w.new_zeros(0, w.shape[1])
+    for step in steps:
+        more = _added(step, name, w, up, down)
+        up, down = torch.cat([up, more[0]], 1), torch.cat([down, more[1]])
+    return up, down
+
+
+def _added(step: TextMap | Delta | LowRank, name: str, w: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors of what one edit adds to w + up down."""
+    if isinstance(step, TextMap) and (".attn2.to_k." in name or ".attn2.to_v." in name):
+        left, right = step.left.cpu().double(), step.right.cpu().double()
+        _fits(name, w, (len(w), len(left)))
+        return step.strength * (w @ left + up @ (down @ left)), right.T
+    if isinstance(step, LowRank) and name in step.factors:
+        more_up, more_down = (f.cpu().double() for f in step.factors[name])
+        _fits(name, w, (len(more_up), more_down.shape[1]))
+        return step.strength * more_up, more_down
+    if isinstance(step, Delta) and name in step.deltas:
+        delta = step.strength * step.deltas[name].cpu().double().flatten(1)
+        _fits(name, w, tuple(delta.shape))
+        one = torch.eye(min(w.shape), dtype=w.dtype)  # on the shorter side
+        return (delta, one) if w.shape[1] <= len(w) else (one, delta)
+    return w.new_zeros(len(w), 0), w.new_zeros(0, w.shape[1])
+
+
+def _fits(name: str, w: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(w.shape) != shape:
+        raise UsageError(
+            f"edit: expected {name} of shape {shape}, this model's has {tuple(w.shape)}; give the model it was made for"
+        )
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Factors, and the Frobenius norms of what they leave out and of the whole."""
+
+    up: Float[Tensor, "o r"]
+    down: Float[Tensor, "r i"]
+    lost: float
+    size: float
+
+
+def cut(up: Float[Tensor, "o r"], down: Float[Tensor, "r i"], rank: int | None = None) -> Cut:
+    """The same product with no more rank than a matrix can have, or the nearest one of `rank`: the first singular vectors."""
+    whole = up @ down
+    most = min(*whole.shape, rank or len(whole))
+    if up.shape[1] <= most:
+        return Cut(up, down, 0.0, float(whole.norm()))
+    left, values, right = torch.linalg.svd(whole, full_matrices=False)
+    root = values[:most].sqrt()  # shared between both, so that neither leaves the range of half precision
+    return Cut(left[:, :most] * root, root[:, None] * right[:most], float(values[most:].norm()), float(whole.norm()))
+
+
+def _share(lost: float, size: float) -> float:
+    return lost / size if lost else 0.0
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+
+def _shaped(up: Tensor, down: Tensor, shape: torch.Size, width: int) -> tuple[Tensor, Tensor]:
+    """Factors as layers: (out r) and (r in), or kernels (out r 1 1) and (r in h w).
+
+    Filled up with zeros to the rank of the widest: readers differ in how they treat ranks and alphas that vary by layer
+    (diffusers 0.42 overlooks such alphas in attention), and with one rank equal to one alpha all of them scale by 1.
+    """
+    more = width - up.shape[1]
+    up, down = nn.functional.pad(up, (0, more)), nn.functional.pad(down, (0, 0, 0, more))
+    return (
+        up.float().reshape(shape[0], width, *[1] * (len(shape) - 2)).contiguous(),
+        down.float().reshape(width, *shape[1:]).contiguous(),
+    )
+
+
+def _clip(module: str) -> str:
+    """The names of transformers 5 lack "text_model."; files keep it."""
+    return f"text_model.{module.removeprefix('text_model.')}"
+
+
+def _diffusers(layers: Layers) -> dict[str, Tensor]:
+    tensors = {}
+    for name, (up, down) in layers.items():
+        part, _, module = name.partition(".")
+        if part == "unet":
+            tensors |= {f"unet.{module}.lora_A.weight": down, f"unet.{module}.lora_B.weight": up}
+        else:  # diffusers recognises a text encoder without attention layers by this name only
+            key = f"text_encoder.{_clip(module)}.lora_linear_layer"
+            tensors |= {f"{key}.down.weight": down, f"{key}.up.weight": up}
+    return tensors
+
+
+def _kohya(layers: Layers, width: int) -> dict[str, Tensor]:
+    tensors = {}
+    for name, (up, down) in layers.items():
+        part, _, module = name.partition(".")
+        key = f"lora_unet_{module}" if part == "unet" else f"lora_te_{_clip(module)}"
+        key = key.replace(".", "_")
+        tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
+        tensors[f"{key}.alpha"] = torch.tensor(float(width))  # readers scale by alpha / rank
+    return tensors
+
+
+def _write_folder(folder: Path, layers: Layers, width: int, model: str, metadata: Mapping[str, str]) -> None:
+    modules = {name.partition(".")[2]: pair for name, pair in layers.items()}
+    config = {
+        "peft_type": "LORA", "task_type": None, "base_model_name_or_path": model or None, "inference_mode": True,
+        "r": width, "lora_alpha": width, "lora_dropout": 0.0, "bias": "none", "target_modules": list(modules),
+    }  # fmt: skip
+    tensors = {}
+    for module, (up, down) in modules.items():
+        key = f"base_model.model.{module}"
+        tensors |= {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / "adapter_model.safetensors").write_bytes(_file(tensors, metadata))
+
+
+def _file(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file whose header names the hash of all that follows it, as ModelSpec asks.
+
+    The header is written here, since safetensors puts metadata in another order each time: the same edit is the same file.
+    """
+    bare = save(tensors)
+    start = 8 + int.from_bytes(bare[:8], "little")
+    digest = hashlib.sha256(bare[start:]).hexdigest()
+    about = {"format": "pt", **metadata, "modelspec.hash_sha256": f"0x{digest}"}
+    header = json.dumps({"__metadata__": about, **json.loads(bare[8:start])}).encode()
+    header += b" " * (-len(header) % 8)  # tensors start at a multiple of eight
+    return len(header).to_bytes(8, "little") + header + bare[start:]
+
+
+def _metadata(edit: Edit, base: Denoiser, done: Exported, to: str) -> dict[str, str]:
+    """https://github.com/Stability-AI/ModelSpec, then what efface knows."""
+    header, config = edit.header, base.pipeline.unet.config
+    second = config.cross_attention_dim == 1024  # Stable Diffusion 2 reads OpenCLIP's rows
+    kind = ("v2-512" if base.prediction == "epsilon" else "v2-768-v") if second else "v1"
+    names = ", ".join(concept.name for concept in header.erase)
+    about = {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"stable-diffusion-{kind}/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": f"{header.method}: {names}" if names else done.path.stem,
+        "modelspec.description": f"Erases {names or 'what its recipe says'} from {header.model or 'its base'}; "
+        f"made with {header.method or 'efface'}; strength 1 is the edit.",
+        "modelspec.resolution": f"{base.image_size}x{base.image_size}",
+        "modelspec.prediction_type": "epsilon" if base.prediction == "epsilon" else "v",
+        "efface.recipe": json.dumps(edit.record()),  # not under io.KEY: this file is no edit for `load_edit`
+        "efface.base": base.fingerprint,
+        "efface.rank": str(done.rank),
+        "efface.error": str(done.error),
+    }
+    if header.created:
+        about["modelspec.date"] = header.created
+    return about | ({"ss_v2": str(second)} if to == "kohya" else {})  # A1111 tells 1.x from 2.x by it
