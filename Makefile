@@ -1,5 +1,5 @@
 # make demo: the main job on Moji, ends in a report.   make test: the tests.   make lint: style and types.
-# make leaderboard: every eraser on Moji, half an hour and more; killed, it goes on where it stopped.
+# make leaderboard: every eraser on Moji, an hour and more; killed, it goes on where it stopped.
 # Each sets itself up: a virtual environment in .venv, installed once and again when pyproject.toml or constraints.txt change.
 
 PYTHON ?= python3
@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
-METHODS := uce,uce-2023,uce-2025,esd-x
+METHODS := uce,uce-2023,uce-2025,time,rece,esd-x,sld,sld-max,negative
 
 leaderboard: $(READY)
 	$(BIN)/efface bench --methods $(METHODS) --size quick -o leaderboard

@@ -72,15 +72,17 @@ def test_the_vocabulary_is_what_was_promised():
 
 @pytest.mark.slow
 def test_draws_what_is_asked(base: Denoiser):
-    """Every thirteenth (concept, style) pair: the card's numbers come from all of them."""
-    pairs = [(n, s) for n, c in concepts().items() for s in c["styles"]][::13]
+    """Every seventeenth (concept, style) pair: the card's numbers come from all of them."""
+    pairs = [(n, s) for n, c in concepts().items() for s in c["styles"]][::17]
     pictures = base.images([prompt(n, s) for n, s in pairs], range(len(pairs)))
     right = [r["rank"] == 1 for r in Classifier("moji-concept").rank(pictures, [n for n, _ in pairs])]
     drawn = [r["rank"] == 1 for r in Classifier("moji-style").rank(pictures, [s for _, s in pairs])]
     card = json.loads((MOJI / "card.json").read_text())["quality"]
-    assert sum(right) / len(right) > card["concept_top1"]["all"]["value"] - 0.1  # three standard errors of 60 pictures
+    assert (
+        sum(right) / len(right) > card["concept_top1"]["all"]["value"] - 0.1
+    )  # three standard errors of 48 pictures are less
     assert sum(drawn) / len(drawn) > card["style_top1"]["value"] - 0.1
-    wrong = Classifier("moji-concept").rank(pictures, [pairs[(i + 40) % len(pairs)][0] for i in range(len(pairs))])
+    wrong = Classifier("moji-concept").rank(pictures, [pairs[(i + 30) % len(pairs)][0] for i in range(len(pairs))])
     assert sum(r["rank"] == 1 for r in wrong) / len(wrong) < 0.1  # the detector does not say yes to everything
 
 
@@ -102,7 +104,7 @@ def test_the_concept_goes_and_its_neighbours_stay(
     base: Denoiser, tmp_path: Path, pictures: Store, method: str, gone: float, kept: float
 ):
     """Bars below docs/leaderboard's by the error of so few pictures."""
-    (task,) = tasks("tiger", pictures=12, said=2, others=6, near=3, far=2)
+    (task,) = tasks("tiger", pictures=12, said=0, others=4, near=3, far=2)
     edit = make(method).fit(base, task.erase, task.preserve if method == "uce" else ())
     rows = evaluate(base, {method: edit}, task, benchmark(), tmp_path, store=pictures)
     before, after = (erased(rows, "top1", edit=e, role="erase").value for e in ("base", method))
@@ -110,5 +112,5 @@ def test_the_concept_goes_and_its_neighbours_stay(
     assert after >= gone
     roles = ("neighbour", "distant")
     there, still = (sum(found(rows, "top1", edit=e, role=r).hits for r in roles) for e in ("base", method))
-    assert there >= 25  # of 30
+    assert there >= 17  # of 20
     assert still >= kept * there
