@@ -282,7 +282,7 @@ def test_another_process_predicts_the_same(base: Denoiser, tmp_path: Path, child
 
 def test_a_newer_file_is_refused(base: Denoiser, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    for raw in ({"format": FORMAT + 1, "kind": "Delta"}, {"kind": "Adapter"}):
+    for raw in ({"format": FORMAT + 1, "kind": "Delta"}, {"kind": "Miracle"}):
         io.write_tensors(path, delta(base).tensors(), {**delta(base).record(), "version": "9.0", **raw})
         with pytest.raises(UsageError) as caught:
             load_edit(path)

@@ -4,7 +4,6 @@ import copy
 import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,8 +15,11 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
+from efface.core.branch import Bound, beside
+from efface.core.cond import Cond
 from efface.core.errors import EffaceError, UsageError, nearest
 from efface.core.families import sd
+from efface.core.key import Opened
 from efface.core.steering import Steer
 from efface.models import resolve
 
@@ -32,66 +34,32 @@ SAMPLERS = {  # ours to diffusers' class and what it is told besides the model's
 }
 
 
-@dataclass(frozen=True)
-class Cond:
-    """What a batch of prompts becomes: token rows, their ids, and a mask of real tokens (SOS, words, EOS; not padding)."""
-
-    tokens: Float[Tensor, "b n d"]
-    ids: Int[Tensor, "b n"]
-    mask: Int[Tensor, "b n"]
-
-    def __len__(self) -> int:
-        """Number of prompts."""
-        return len(self.tokens)
-
-    def __getitem__(self, index: Any) -> "Cond":
-        """The prompts at `index` (a slice, a list or a tensor: always a batch)."""
-        return Cond(self.tokens[index], self.ids[index], self.mask[index])
-
-    def __add__(self, other: "Cond") -> "Cond":
-        """These prompts, then those of `other`."""
-        return Cond(
-            torch.cat([self.tokens, other.tokens]), torch.cat([self.ids, other.ids]), torch.cat([self.mask, other.mask])
-        )
-
-    def cpu(self) -> "Cond":
-        """The same on the CPU, which has float64."""
-        return Cond(self.tokens.cpu(), self.ids.cpu(), self.mask.cpu())
-
-    def expand(self, n: int) -> "Cond":
-        """One prompt repeated `n` times; `n` prompts as they are.
-
-        Raises:
-            UsageError: another number of prompts.
-        """
-        if len(self) == n:
-            return self
-        if len(self) != 1:
-            raise UsageError(
-                f"prompts: expected 1 or {n}, one for each picture, got {len(self)}; give as many prompts as seeds"
-            )
-        return Cond(*(v.expand(n, *v.shape[1:]) for v in (self.tokens, self.ids, self.mask)))
-
-
 class Denoiser:
     """A pipeline of the Stable Diffusion 1.x/2.x shape, seen as ε (or v) predictor, sampler and bag of named weights.
 
-    Weights are frozen. `fork` gives a denoiser that owns copies of some of them and shares every other tensor. `steers` is what
-    edits add to every guided prediction while sampling; `predict` and `pipeline` know nothing of it.
+    Weights are frozen. `fork` gives a denoiser that owns copies of some of them and shares every other tensor. What edits do besides:
+    `branches` add to the outputs of modules within `predict`, `keys` lengthen prompts there, `steers` add to every guided prediction
+    while sampling. `pipeline` knows nothing of the three.
     """
 
     steers: tuple[Steer, ...] = ()
+    branches: tuple[Bound, ...] = ()
+    keys: tuple[Opened, ...] = ()
 
     def __init__(self, pipeline: DiffusionPipeline) -> None:
         """Wrap `pipeline`, which is not changed except that its weights stop requiring gradients.
 
         Raises:
-            UsageError: a pipeline of another shape or prediction type.
+            UsageError: a pipeline of another shape or prediction type, or without a text encoder.
         """
         if not isinstance(pipeline, sd.CLASSES):
             known = ", ".join(c.__name__ for c in sd.CLASSES)
             raise UsageError(
                 f"model: expected a text-to-image pipeline ({known}), got {type(pipeline).__name__}; give another model"
+            )
+        if missing := [part for part in (*sd.PARTS.values(), "tokenizer") if getattr(pipeline, part) is None]:
+            raise UsageError(
+                f"model: expected a pipeline with {missing[0]}, got one without; concepts, edits and gates are said in words: load it whole"
             )
         self.pipeline = pipeline
         for part in sd.PARTS.values():
@@ -125,10 +93,10 @@ class Denoiser:
 
     # -- words -----------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def embed(self, prompts: Sequence[str]) -> Cond:
-        """Prompts as the denoiser reads them; "" is the unconditional prompt."""
-        parts = [sd.embed(self.pipeline, list(prompts[i : i + 256])) for i in range(0, len(prompts), 256)]
+    def embed(self, prompts: Sequence[str], grad: bool = False) -> Cond:
+        """Prompts as the denoiser reads them; "" is the unconditional prompt. `grad` lets gradients reach the text encoder's weights."""
+        with torch.set_grad_enabled(grad):
+            parts = [sd.embed(self.pipeline, list(prompts[i : i + 256])) for i in range(0, len(prompts), 256)]
         return Cond(*(torch.cat(rows) for rows in zip(*parts, strict=True)))
 
     def fits(self, prompt: str) -> bool:
@@ -143,9 +111,14 @@ class Denoiser:
 
     def predict(self, x: Float[Tensor, "b c h w"], t: Shaped[Tensor, "b"], cond: Cond) -> Float[Tensor, "b c h w"]:
         """The model's NATIVE output (ε or v) at noise level `t` for each latent."""
-        dtype = self.pipeline.unet.dtype
-        rows = cond.expand(len(x)).tokens
-        return self.pipeline.unet(x.to(dtype), t, encoder_hidden_states=rows.to(dtype)).sample.to(x.dtype)
+        unet, cond, reads = self.pipeline.unet, cond.expand(len(x)), None
+        for key in self.keys:
+            cond, reads = key(cond, reads)
+        with beside(self.modules(), [bound(cond) for bound in self.branches]):
+            rows = cond.tokens.to(unet.dtype)
+            return unet(x.to(unet.dtype), t, encoder_hidden_states=rows, encoder_attention_mask=reads).sample.to(
+                x.dtype
+            )
 
     def to_x0(self, x: Tensor, t: Tensor, pred: Tensor) -> Tensor:
         """The clean latent that a native prediction stands for: (x - σ ε)/α or α x - σ v, with α² = ᾱ_t, σ² = 1 - ᾱ_t."""
@@ -358,7 +331,7 @@ class Denoiser:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names what an edit was made for: a hash over each tensor's name, shape and 64 values in half precision, and `steers`."""
+        """Names what an edit was made for: a hash over each tensor's name, shape and 64 values in half precision, and what edits add."""
         digest = hashlib.sha256()
         everything = {
             f"{ours}.{name}": p for ours, part in self.modules().items() for name, p in part.named_parameters()
@@ -370,6 +343,8 @@ class Denoiser:
             digest.update(flat[index.to(flat.device)].to(torch.float16).cpu().numpy().tobytes())
         for steer in self.steers:
             digest.update(repr(steer).encode())
+        for added in (*self.branches, *self.keys):
+            digest.update(added.fingerprint.encode())
         return digest.hexdigest()[:16]
 
 

@@ -2,10 +2,11 @@
 
 import copy
 import hashlib
+import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,10 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override  # in typing from Python 3.12
 
+from efface.core.branch import Bound, Branch
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.errors import EffaceError, UsageError
 from efface.core.io import read_tensors, write_tensors
+from efface.core.key import Key, Opened
 from efface.core.steering import RULES, Rule, Steer
 
 FORMAT = 1  # of the file; a reader refuses what a newer efface wrote
@@ -71,6 +74,18 @@ class Edit(ABC):
         """What this edit adds to the sampler; most kinds add nothing."""
         return ()
 
+    def branches(self, edited: Denoiser) -> tuple[Bound, ...]:
+        """Modules of this edit beside those of the denoiser that has its weights already; most kinds have none."""
+        return ()
+
+    def keys(self, edited: Denoiser) -> tuple[Opened, ...]:
+        """What lengthens the prompts of the denoiser that has its weights already; most kinds do not."""
+        return ()
+
+    def unwritable(self) -> str:
+        """What of this edit no weight can hold, as the end of "an edit that …"; "" where weights hold all of it."""
+        return ""
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """What the file stores."""
@@ -91,18 +106,18 @@ class Edit(ABC):
         edited = base.fork(new)
         _write(edited, new)
         edited.steers = (*base.steers, *self.steers())
+        edited.branches = (*base.branches, *self.branches(edited))
+        edited.keys = (*base.keys, *self.keys(edited))
         return edited
 
     def bake(self, pipeline: DiffusionPipeline, *, any_base: bool = False) -> None:
         """Write the edit into a stock pipeline, in place: afterwards the pipeline needs no efface.
 
         Raises:
-            UsageError: the edit steers the sampler, or was made for other weights, unless `any_base`.
+            UsageError: weights cannot hold the edit, or it was made for other weights, unless `any_base`.
         """
-        if self.steers():
-            raise UsageError(
-                "bake: expected an edit of weights, got one that steers the sampler and has no weights to write; apply it with edit(model)"
-            )
+        if more := self.unwritable():
+            raise UsageError(f"bake: expected an edit of weights, got one that {more}; apply it with edit(model)")
         base = Denoiser(pipeline)
         self.require(base, any_base)
         _write(base, self.changes(base))
@@ -163,6 +178,8 @@ def load_edit(path: str | Path) -> Edit:
         EffaceError: the file is damaged.
     """
     tensors, raw = read_tensors(Path(path))
+    if raw.get("kind") == "Key":
+        raise UsageError(f"{path}: expected an edit, got the key of one; give the edit, and this file as its key (--key)")
     if raw.get("format", 0) > FORMAT or raw.get("kind") not in Edit.kinds:
         raise UsageError(
             f"{path}: written by efface {raw.get('version')} as {raw.get('kind')}, which this efface cannot read; upgrade it"
@@ -285,17 +302,125 @@ class Guidance(Edit):
         return tuple(Steer(away, to, self.rule, self.strength) for away, to in self.pairs) if self.strength else ()
 
     @override
+    def unwritable(self) -> str:
+        return "steers the sampler and has no weights to write" if self.steers() else ""
+
+    @override
     def tensors(self) -> dict[str, Tensor]:
-        said = json.dumps(self.pairs, ensure_ascii=False).encode()
         numbers = torch.tensor(astuple(self.rule), dtype=torch.float64)
-        return {"pairs": torch.tensor(list(said), dtype=torch.uint8), type(self.rule).__name__: numbers}
+        return {"pairs": _written(self.pairs), type(self.rule).__name__: numbers}
 
     @classmethod
     @override
     def build(cls, tensors: dict[str, Tensor], header: Header, raw: Mapping[str, Any]) -> "Guidance":
         (name,) = tensors.keys() - {"pairs"}
-        said = json.loads(bytes(tensors["pairs"].tolist()))
-        return cls([(away, to) for away, to in said], RULES[name](*tensors[name].tolist()), header)
+        return cls([(away, to) for away, to in _said(tensors["pairs"])], RULES[name](*tensors[name].tolist()), header)
+
+
+class Adapter(Edit):
+    """Small modules beside the denoiser's own, which add to their outputs, opened by the prompt or by its words. No weight changes.
+
+    The edited denoiser's `predict`, `sample` and `images` have them; its pipeline does not. Several add up.
+    """
+
+    where: ClassVar = ()
+
+    def __init__(self, branch: Branch, header: Header | None = None) -> None:
+        """Holds copies of what the branch learnt."""
+        learnt = {k: t.detach().float().clone() for k, t in branch.tensors.items()}
+        self.branch, self.header = type(branch)(learnt, branch.facts), header or Header("")
+
+    @override
+    def changes(self, base: Denoiser) -> dict[str, Tensor]:
+        return {}
+
+    @override
+    def branches(self, edited: Denoiser) -> tuple[Bound, ...]:
+        return (self.branch.bind(edited, self.strength, self.fingerprint),) if self.strength else ()
+
+    @override
+    def unwritable(self) -> str:
+        return "adds modules which no stock pipeline has" if self.strength else ""
+
+    @override
+    def tensors(self) -> dict[str, Tensor]:
+        return {**self.branch.tensors, "facts": _written([type(self.branch).__name__, self.branch.facts])}
+
+    @classmethod
+    @override
+    def build(cls, tensors: dict[str, Tensor], header: Header, raw: Mapping[str, Any]) -> "Adapter":
+        importlib.import_module("efface.core.branches")  # makes the forms known
+        form, facts = _said(tensors["facts"])
+        return cls(Branch.forms[form]({k: t for k, t in tensors.items() if k != "facts"}, facts), header)
+
+
+class Keyed(Edit):
+    """Weights that hide concepts, and the key that brings them back. The edit's file does not hold the key: that is a file of its own.
+
+    Applied as it is the concepts stay hidden, whether or not it has its key at hand; `edit.unlocked(key)` brings them back.
+    """
+
+    def __init__(self, hidden: Delta | LowRank, key: Key | None = None, header: Header | None = None) -> None:
+        """`key` is what a fit hands over with the edit: made for its lock."""
+        self.hidden, self.header, self.open = hidden, header or Header(""), False
+        self.key = replace(key, lock=self.lock) if key else None
+
+    @property
+    def lock(self) -> str:
+        """Names the edit that a key is for."""
+        return self.hidden.fingerprint
+
+    def unlocked(self, key: Key) -> "Keyed":
+        """The edit with its concepts brought back.
+
+        Raises:
+            UsageError: a key for another edit.
+        """
+        if key.lock != self.lock:
+            raise UsageError(
+                f"key: made for edit {key.lock}, this edit is {self.lock}; give the key that was written beside this edit"
+            )
+        opened = copy.copy(self)
+        opened.key, opened.open = key, True
+        return opened
+
+    @override
+    def changes(self, base: Denoiser) -> dict[str, Tensor]:
+        return (self.hidden * self.strength).changes(base)
+
+    @override
+    def keys(self, edited: Denoiser) -> tuple[Opened, ...]:
+        return (self.key.at(edited),) if self.key and self.open and self.strength else ()
+
+    @override
+    def unwritable(self) -> str:
+        return "was unlocked, and weights cannot hold its key" if self.open else ""
+
+    @property
+    @override
+    def fingerprint(self) -> str:
+        return f"{super().fingerprint[:8]}{self.key.fingerprint[:8]}" if self.open and self.key else super().fingerprint
+
+    @override
+    def tensors(self) -> dict[str, Tensor]:
+        return self.hidden.tensors()
+
+    @override
+    def record(self) -> dict[str, Any]:
+        return {**super().record(), "hidden": type(self.hidden).__name__}
+
+    @override
+    def save(self, path: str | Path) -> None:
+        """The edit; and where its key is at hand, the key in a file beside it, "NAME.key.safetensors"."""
+        if self.key:
+            self.key.save(Path(path).with_suffix(".key.safetensors"))
+        super().save(path)
+
+    @classmethod
+    @override
+    def build(cls, tensors: dict[str, Tensor], header: Header, raw: Mapping[str, Any]) -> "Keyed":
+        hidden = {"Delta": Delta, "LowRank": LowRank}[raw["hidden"]].build(tensors, Header(""), raw)
+        return cls(hidden, header=header)
 
 
 class Stack(Edit):
@@ -358,6 +483,18 @@ class Stack(Edit):
         return tuple(steer for edit in self.edits for steer in edit.steers())
 
     @override
+    def branches(self, edited: Denoiser) -> tuple[Bound, ...]:
+        return tuple(branch for edit in self.edits for branch in edit.branches(edited))
+
+    @override
+    def keys(self, edited: Denoiser) -> tuple[Opened, ...]:
+        return tuple(key for edit in self.edits for key in edit.keys(edited))
+
+    @override
+    def unwritable(self) -> str:
+        return next(filter(None, (edit.unwritable() for edit in self.edits)), "")
+
+    @override
     def tensors(self) -> dict[str, Tensor]:
         return {f"{i}:{k}": t for i, e in enumerate(self.edits) for k, t in e.tensors().items()}
 
@@ -373,6 +510,15 @@ class Stack(Edit):
             for i in range(len(raw["edits"]))
         ]
         return cls([_build(part, one) for part, one in zip(parts, raw["edits"], strict=True)], header)
+
+
+def _written(said: Any) -> Tensor:
+    """Plain values as a tensor of letters: what an edit does belongs to its tensors, and so to its fingerprint."""
+    return torch.tensor(list(json.dumps(said, ensure_ascii=False).encode()), dtype=torch.uint8)
+
+
+def _said(written: Tensor) -> Any:
+    return json.loads(bytes(written.tolist()))
 
 
 def _flat(edit: Edit) -> list[Edit]:

@@ -1,17 +1,68 @@
 """What every training eraser needs: float32 masters, an optimiser that never touches `.grad`, checkpoints, progress."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
+from typing_extensions import override  # in typing from Python 3.12
 
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, LowRank
 from efface.core.io import read_tensors, write_tensors
 
 
-class Tuner:
+class Learner:
+    """Named leaves that learn, as float32 masters, and their Adam."""
+
+    def __init__(
+        self, leaves: Mapping[str, Tensor], *, lr: float, rng: Generator | None = None, decay: float = 0.0
+    ) -> None:
+        """The very tensors that are given learn; `rng` is kept in checkpoints, and only one of several learners carries it."""
+        self.leaves, self.rng = {k: v.requires_grad_(True) for k, v in leaves.items()}, rng
+        self._optimise(lr, decay)
+
+    def _optimise(self, lr: float, decay: float = 0.0) -> None:
+        values = list(self.leaves.values())
+        self.adam = torch.optim.AdamW(values, lr=lr, betas=(0.9, 0.999), weight_decay=decay, foreach=True)
+
+    def step(self, loss: Tensor) -> None:
+        """One Adam step on `loss`, by torch.autograd.grad: `.grad` on shared tensors would be hidden state."""
+        grads = torch.autograd.grad(loss, list(self.leaves.values()), allow_unused=True)
+        self.descend(dict(zip(self.leaves, grads, strict=True)))
+
+    def descend(self, grads: Mapping[str, Tensor | None]) -> None:
+        """One Adam step along gradients by name; what has none feels none."""
+        for name, leaf in self.leaves.items():
+            g = grads[name]
+            leaf.grad = torch.zeros_like(leaf) if g is None else g.to(leaf)
+        self.adam.step()
+        self.adam.zero_grad()
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything a killed run needs to go on bit for bit."""
+        flat = {f"leaf:{k}": v.detach() for k, v in self.leaves.items()}
+        for i, slots in self.adam.state_dict()["state"].items():
+            flat |= {f"adam:{i}:{k}": torch.as_tensor(v).clone() for k, v in slots.items()}
+        return flat | ({"rng": self.rng.get_state()} if self.rng is not None else {})
+
+    @torch.no_grad()
+    def restore(self, flat: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in flat.items():
+            kind, _, rest = key.partition(":")
+            if kind == "leaf":
+                self.leaves[rest].copy_(value)
+            elif kind == "adam":
+                i, _, name = rest.partition(":")
+                slots.setdefault(int(i), {})[name] = value
+        self.adam.load_state_dict({"state": slots, "param_groups": self.adam.state_dict()["param_groups"]})
+        if self.rng is not None:
+            self.rng.set_state(flat["rng"])
+
+
+class Tuner(Learner):
     """The weights of `student` that learn, as float32 masters: whole tensors, or LoRA factors when `rank` is above 0.
 
     bfloat16 weights do not move under a small Adam step, so masters are float32 whatever the model computes in.
@@ -37,20 +88,21 @@ class Tuner:
                 self.leaves[name] = (
                     w.detach().float().cpu().clone() if w.dtype != torch.float32 else self.workers[name].detach()
                 )
-        self.adam = torch.optim.Adam(list(self.leaves.values()), lr=lr, betas=(0.9, 0.999), foreach=True)
+        self._optimise(lr)
 
+    @override
     def step(self, loss: Tensor) -> None:
-        """One Adam step on `loss`, by torch.autograd.grad: `.grad` on shared tensors would be hidden state."""
         grads = torch.autograd.grad(loss, list(self.workers.values()), allow_unused=True)
+        found: dict[str, Tensor | None] = {}
         for (name, worker), g in zip(self.workers.items(), grads, strict=True):
-            g = torch.zeros_like(worker) if g is None else g
             if self.rank:  # W = W₀ + up down, so dL/dup = G downᵀ and dL/ddown = upᵀ G
-                up, down, g = self.leaves[f"{name}/up"], self.leaves[f"{name}/down"], g.float().flatten(1).to("cpu")
-                up.grad, down.grad = g @ down.T, up.T @ g
+                up, down = self.leaves[f"{name}/up"], self.leaves[f"{name}/down"]
+                g = torch.zeros_like(worker) if g is None else g
+                g = g.float().flatten(1).to("cpu")
+                found |= {f"{name}/up": g @ down.T, f"{name}/down": up.T @ g}
             else:
-                self.leaves[name].grad = g.to(self.leaves[name])
-        self.adam.step()
-        self.adam.zero_grad()
+                found[name] = g
+        self.descend(found)
         self.sync()
 
     @torch.no_grad()
@@ -74,26 +126,9 @@ class Tuner:
         before = self.base.params(self.workers)
         return Delta({k: self.leaves[k].cpu() - w.detach().float().cpu() for k, w in before.items()})
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything a killed run needs to go on bit for bit."""
-        flat = {f"leaf:{k}": v for k, v in self.leaves.items()}
-        for i, slots in self.adam.state_dict()["state"].items():
-            flat |= {f"adam:{i}:{k}": torch.as_tensor(v).clone() for k, v in slots.items()}
-        return flat | ({"rng": self.rng.get_state()} if self.rng is not None else {})
-
-    def restore(self, flat: dict[str, Tensor]) -> None:
-        """The inverse of `state`."""
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in flat.items():
-            kind, _, rest = key.partition(":")
-            if kind == "leaf":
-                self.leaves[rest].copy_(value)
-            elif kind == "adam":
-                i, _, name = rest.partition(":")
-                slots.setdefault(int(i), {})[name] = value
-        self.adam.load_state_dict({"state": slots, "param_groups": self.adam.state_dict()["param_groups"]})
-        if self.rng is not None:
-            self.rng.set_state(flat["rng"])
+    @override
+    def restore(self, flat: Mapping[str, Tensor]) -> None:
+        super().restore(flat)
         self.sync()
 
 
@@ -116,24 +151,28 @@ class Log:
     def loss(self, value: Tensor) -> None:
         """Note the loss of a step."""
 
-    def steps(self, tuner: Tuner, total: int, every: int = 25) -> Iterator[int]:
+    def steps(self, learners: Learner | Sequence[Learner], total: int, every: int = 25) -> Iterator[int]:
         """Count training steps, continuing a checkpoint of the same recipe and keeping one every `every` steps."""
-        start = self._resume(tuner)
+        several = [learners] if isinstance(learners, Learner) else list(learners)
+        start = self._resume(several)
         advance = self.stage("training", total)
         advance(start)
         for step in range(start, total):
             yield step
             if self.checkpoint and (step + 1) % every == 0:
-                write_tensors(self.checkpoint, tuner.state(), {"step": step + 1, "recipe": self.recipe})
+                flat = {f"{i}|{k}": v for i, learner in enumerate(several) for k, v in learner.state().items()}
+                write_tensors(self.checkpoint, flat, {"step": step + 1, "recipe": self.recipe})
             advance(1)
         if self.checkpoint:
             self.checkpoint.unlink(missing_ok=True)
 
-    def _resume(self, tuner: Tuner) -> int:
+    def _resume(self, learners: Sequence[Learner]) -> int:
         if not self.checkpoint or not self.checkpoint.exists():
             return 0
         tensors, header = read_tensors(self.checkpoint)
         if header.get("recipe") != self.recipe:
             return 0
-        tuner.restore(tensors)
+        for i, learner in enumerate(learners):
+            mine = f"{i}|"
+            learner.restore({k.removeprefix(mine): v for k, v in tensors.items() if k.startswith(mine)})
         return int(header["step"])

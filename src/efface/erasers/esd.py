@@ -14,19 +14,20 @@ Differs: Predictions are native (ε or v): the target is affine in them at equal
 Cost:    About a minute for Moji on two cores; minutes on a GPU for Stable Diffusion.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 from typing_extensions import override  # in typing from Python 3.12
 
 from efface.core.concept import Concept
-from efface.core.denoiser import Cond, Denoiser
+from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, LowRank
 from efface.core.params import param
 from efface.core.train import Log, Tuner
+from efface.core.walk import walk
 from efface.erasers.base import Eraser
 
 Where = Literal["xattn", "xattn.kv", "noxattn", "selfattn", "unet", "xattn.layers", "noxattn.layers", "noxattn.2023"]
@@ -78,7 +79,10 @@ class ESD(Eraser):
         aims = [target or rest for (_, target), rest in zip(pairs, others, strict=True)]
         prompts, targets, rests = (base.embed(texts) for texts in ([prompt for prompt, _ in pairs], aims, others))
         aimed = any(c.target for c in erase)
-        latents = self.latents(student if self.source == "edited" else base, prompts, rng)
+        latents = walk(
+            student if self.source == "edited" else base, prompts, rng,
+            batch=self.batch, reuse=self.reuse, steps=self.sampler_steps, guidance=self.guidance,
+        )  # fmt: skip
         log.recipe = self.recipe(base, erase, preserve)
         for _ in log.steps(
             tuner, self.steps, every=self.reuse * -(-25 // self.reuse)
@@ -93,21 +97,3 @@ class ESD(Eraser):
             tuner.step(loss)
             log.loss(loss.detach())
         return tuner.edit()
-
-    def latents(self, model: Denoiser, prompts: Cond, rng: Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Latents on their way from noise to a picture of a concept, their noise levels, and which prompt each is of."""
-        levels, row = model.timesteps(self.sampler_steps), torch.arange(self.batch)
-        while True:
-            picked = torch.randint(len(prompts), (self.batch,), generator=rng)
-            seeds = torch.randint(2**31, (self.batch,), generator=rng).tolist()
-            path = model.sample(
-                prompts[picked],
-                seeds=seeds,
-                steps=len(levels),
-                guidance=self.guidance,
-                until=len(levels) - 1,
-                record=True,
-            )
-            for _ in range(self.reuse):
-                k = torch.randint(len(levels), (self.batch,), generator=rng)
-                yield path[k, row], levels[k], picked

@@ -1,0 +1,1 @@
+"""The forms of branches, one file each; importing this makes a file's form known."""
