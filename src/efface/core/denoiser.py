@@ -19,7 +19,7 @@ from efface.core.branch import Bound, beside
 from efface.core.cond import Cond
 from efface.core.errors import EffaceError, UsageError, nearest
 from efface.core.families import sd
-from efface.core.key import Opened
+from efface.core.key import Behind, Opened
 from efface.core.steering import Steer
 from efface.models import resolve
 
@@ -44,7 +44,7 @@ class Denoiser:
 
     steers: tuple[Steer, ...] = ()
     branches: tuple[Bound, ...] = ()
-    keys: tuple[Opened, ...] = ()
+    keys: tuple[Opened | Behind, ...] = ()
 
     def __init__(self, pipeline: DiffusionPipeline) -> None:
         """Wrap `pipeline`, which is not changed except that its weights stop requiring gradients.

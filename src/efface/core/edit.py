@@ -179,7 +179,9 @@ def load_edit(path: str | Path) -> Edit:
     """
     tensors, raw = read_tensors(Path(path))
     if raw.get("kind") == "Key":
-        raise UsageError(f"{path}: expected an edit, got the key of one; give the edit, and this file as its key (--key)")
+        raise UsageError(
+            f"{path}: expected an edit, got the key of one; give the edit, and this file as its key (--key)"
+        )
     if raw.get("format", 0) > FORMAT or raw.get("kind") not in Edit.kinds:
         raise UsageError(
             f"{path}: written by efface {raw.get('version')} as {raw.get('kind')}, which this efface cannot read; upgrade it"

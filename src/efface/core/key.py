@@ -72,18 +72,37 @@ class Opened:
         """The prompts, longer where one of them says a concept, and which rows each of them reads; None reads all."""
         for phrases, rows in self.held:
             says = torch.tensor([_says(ids, phrases) for ids in cond.ids.tolist()], device=cond.ids.device)
-            if not says.any():
-                continue
-            b, m = len(cond), len(rows)
-            if reads is None:
-                reads = torch.ones_like(cond.ids, dtype=torch.bool)
-            reads = torch.cat([reads, says[:, None].expand(b, m)], 1)
-            more = rows.to(cond.tokens).expand(b, *rows.shape)
-            blank = cond.ids.new_full((b, m), -1)
-            cond = Cond(
-                torch.cat([cond.tokens, more], 1), torch.cat([cond.ids, blank], 1), torch.cat([cond.mask, blank * 0], 1)
-            )
+            if says.any():
+                cond, reads = lengthen(cond, reads, rows.expand(len(cond), *rows.shape), says)
         return cond, reads
+
+
+@dataclass(frozen=True)
+class Behind:
+    """Rows of its own behind each prompt of a batch where `which` is true: what a key in training is, or one that is tried."""
+
+    rows: Float[Tensor, "b m d"]
+    which: Bool[Tensor, "b"]
+    fingerprint: str = ""
+
+    def __call__(self, cond: Cond, reads: Bool[Tensor, "b n"] | None = None) -> tuple[Cond, Bool[Tensor, "b k"]]:
+        """As `Opened`, whatever the prompts say."""
+        return lengthen(cond, reads, self.rows, self.which.to(cond.ids.device))
+
+
+def lengthen(
+    cond: Cond, reads: Bool[Tensor, "b n"] | None, rows: Float[Tensor, "b m d"], which: Bool[Tensor, "b"]
+) -> tuple[Cond, Bool[Tensor, "b k"]]:
+    """Prompts with rows of their own behind them, and what each reads: those rows only where `which` is true."""
+    b, m = rows.shape[:2]
+    reads = torch.ones_like(cond.ids, dtype=torch.bool) if reads is None else reads
+    blank = cond.ids.new_full((b, m), -1)  # no word of the tokenizer
+    longer = Cond(
+        torch.cat([cond.tokens, rows.to(cond.tokens)], 1),
+        torch.cat([cond.ids, blank], 1),
+        torch.cat([cond.mask, blank * 0], 1),
+    )
+    return longer, torch.cat([reads, which[:, None].expand(b, m)], 1)
 
 
 def _words(base: "Denoiser", phrases: Sequence[str]) -> list[list[int]]:

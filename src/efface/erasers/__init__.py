@@ -13,6 +13,7 @@ TABLE = {
     "esd": "efface.erasers.esd:ESD",
     "sld": "efface.erasers.sld:SLD",
     "negative": "efface.erasers.negative:NegativePrompt",
+    "kpop": "efface.erasers.kpop:KPOP",
 }
 
 
