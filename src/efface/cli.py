@@ -7,7 +7,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,7 @@ from efface.core.errors import EffaceError, UsageError
 if TYPE_CHECKING:
     from efface.benchmarks.spec import Benchmark
     from efface.core.denoiser import Denoiser
+    from efface.core.edit import Edit
     from efface.core.train import Log
     from efface.erasers.base import Eraser
 
@@ -34,6 +35,7 @@ INTERRUPTED = 130
 Model = Annotated[str, typer.Option(help="moji (shipped), a diffusers folder, or a Hub id")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps")]
 Size = Annotated[str, typer.Option(help="smoke (under a minute), quick (about five) or full")]
+Keys = Annotated[list[Path] | None, typer.Option(help="a key's file, which brings back what its edit hides")]
 AnyBase = Annotated[bool, typer.Option("--any-base", help="apply an edit that was made for other weights all the same")]
 
 
@@ -52,6 +54,7 @@ def erase(
 ) -> None:
     """Find an edit that erases a concept, and write it to a small safetensors file."""
     from efface.core.concept import Concept
+    from efface.core.edit import Keyed
 
     if output.suffix != ".safetensors":
         raise UsageError(
@@ -66,11 +69,11 @@ def erase(
         edit = eraser.fit(base, targets, kept, log=log, model=model)
     edit.save(output)
     size = output.stat().st_size / 2**20
-    out.print(
-        f"{output}: {edit.header.method} takes {_list(c.name for c in targets)} out of {model} "
-        f"({size:.2f} MiB, {edit.header.seconds:.1f} s).\n"
-        f'Next: efface generate "a {targets[0].name}" --edit {output} --compare'
-    )
+    made = f"{edit.header.method} takes {_list(c.name for c in targets)} out of {model}"
+    out.print(f"{output}: {made} ({size:.2f} MiB, {edit.header.seconds:.1f} s).")
+    if isinstance(edit, Keyed):
+        out.print(f"{output.with_suffix('.key.safetensors')}: the key that brings it back (--key); keep it apart.")
+    out.print(f'Next: efface generate "a {targets[0].name}" --edit {output} --compare')
 
 
 @app.command()
@@ -84,6 +87,7 @@ def generate(
     steps: Annotated[int, typer.Option(min=1, max=1000, help="of the DDIM sampler")] = 25,
     guidance: Annotated[float, typer.Option(help="scale of classifier-free guidance")] = 3.0,
     strength: Annotated[float, typer.Option(help="of the edit: 0 changes nothing, 1 is as fitted")] = 1.0,
+    key: Keys = None,
     model: Model = "moji",
     device: Device = "cpu",
     any_base: AnyBase = False,
@@ -92,10 +96,10 @@ def generate(
     import numpy as np
     from PIL import Image
 
-    from efface.core.edit import Stack, load_edit
+    from efface.core.edit import Stack
     from efface.core.files import replace_file
 
-    edits = [load_edit(path) for path in edit or []]
+    edits = list(_edits({str(path): path for path in edit or []}, key or [], both=False).values())
     base, rows = _load(model, device), []
     models = [base] if compare or not edits else []
     if edits:
@@ -123,6 +127,7 @@ def evaluate(
         "evaluation"
     ),
     size: Size = "quick",
+    key: Keys = None,
     model: Model = "moji",
     device: Device = "cpu",
     any_base: AnyBase = False,
@@ -130,10 +135,9 @@ def evaluate(
     """Measure on Moji whether it is gone and who else was hurt, beside the unedited model; writes a report to open in a browser."""
     from efface.benchmarks.moji import benchmark, erasing, members
     from efface.benchmarks.run import evaluate as measure
-    from efface.core.edit import load_edit
     from efface.report.html import write_report
 
-    edits = {path.stem: load_edit(path) for path in edit}
+    edits = _edits({path.stem: path for path in edit}, key or [], both=True)
     base, asked = _load(model, device), benchmark(size=size)
     if base.image_size != 64:
         raise UsageError(
@@ -557,6 +561,25 @@ def _split(words: list[str]) -> tuple[list[str], dict[str, str]]:
             raise UsageError(f"erase: {flag} needs a value; `efface methods NAME` lists a method's flags")
         flags[flag.removeprefix("--").replace("-", "_")] = value if equals else rest.pop(0)
     return names, flags
+
+
+def _edits(paths: Mapping[str, Path], keys: Sequence[Path], *, both: bool) -> "dict[str, Edit]":
+    """Edits by label; each key unlocks its edit, as "NAME+key" beside the locked one if `both`."""
+    from efface.core.edit import Keyed, load_edit
+    from efface.core.key import load_key
+
+    edits = {label: load_edit(path) for label, path in paths.items()}
+    locks = {one.lock: (label, one) for label, one in edits.items() if isinstance(one, Keyed)}
+    for path in keys:
+        key = load_key(path)
+        if key.lock not in locks:
+            got = ", ".join(locks) or "none that has a key"
+            raise UsageError(
+                f"--key {path}: made for edit {key.lock}, got {got}; give the key that was written beside the edit"
+            )
+        label, one = locks[key.lock]
+        edits[f"{label}+key" if both else label] = one.unlocked(key)
+    return edits
 
 
 def _eraser(method: str, flags: dict[str, str], seed: int) -> "Eraser":
