@@ -289,7 +289,7 @@ def bad_values() -> list[tuple[str, str, Any]]:
                 m["at_most"] + 1 if m["at_most"] is not None else None,
             ]
             out += [(method, f.name, f.type(v)) for v in beyond if v is not None]
-            out.append((method, f.name, "no such thing"))
+            out.append((method, f.name, 7 if f.type is str else "no such thing"))
             if f.type is float:
                 out.append((method, f.name, float("nan")))
     return out

@@ -5,7 +5,7 @@ import pytest
 import torch
 from oracles import uce as oracle
 
-from efface.core.linalg import gram, text_map
+from efface.core.linalg import gain, gram, text_map
 
 D = 12
 
@@ -95,6 +95,31 @@ def test_the_order_of_rows_is_irrelevant() -> None:
         "b": q["b"][::-1],
     }
     np.testing.assert_allclose(solve(turned, 0.1), solve(q, 0.1), atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize(("n", "m"), SHAPES)
+def test_targets_that_no_row_gives_are_met_in_residual_form(n: int, m: int) -> None:
+    q, rng = problem(n, m), np.random.default_rng(6)
+    old = rng.normal(size=(7, D))
+    v = rng.normal(size=(7, n))
+    c, a, p, b = (torch.from_numpy(np.ascontiguousarray(q[k].T)) for k in ("c", "a", "p", "b"))
+    y = gain(c, a, gram(p, b), 0.1).numpy()
+    rest = {k: q[k] for k in ("c", "a", "p", "b")}
+    np.testing.assert_allclose(old + (v - old @ q["c"]) @ y.T, oracle.fit(old, v, **rest, ridge=0.1), atol=1e-10)
+    # and a map is the case v = W g
+    np.testing.assert_allclose(old + (old @ (q["g"] - q["c"])) @ y.T, old @ solve(q, 0.1), atol=1e-12)
+
+
+def test_the_metric_of_a_residual_is_the_maps() -> None:
+    q, rng = problem(4, 6), np.random.default_rng(7)
+    half = rng.normal(size=(D, D))
+    metric = torch.from_numpy(half @ half.T + np.eye(D))
+    c, g, a, p, b = (torch.from_numpy(np.ascontiguousarray(q[k].T)) for k in ("c", "g", "a", "p", "b"))
+    left, right = text_map(c, g, a, gram(p, b), 0.3, metric)
+    np.testing.assert_allclose(
+        (left @ right.T).numpy(), (q["g"] - q["c"]) @ gain(c, a, gram(p, b), 0.3, metric).numpy().T, atol=1e-12
+    )
+    assert not torch.allclose(right, gain(c, a, gram(p, b), 0.3))
 
 
 def test_strong_weights_win_each_for_its_own_rows() -> None:

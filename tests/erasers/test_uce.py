@@ -9,7 +9,8 @@ from toys import LENGTH, WIDTH, moved, tiny
 
 from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
-from efface.core.edit import TextMap
+from efface.core.edit import Delta, TextMap
+from efface.core.rows import within
 from efface.erasers.uce import UCE, keep_rows, pair_rows
 
 ABSOLUTE = {"ridge_unit": "absolute", "ridge": 0.5}
@@ -126,6 +127,89 @@ def test_one_map_serves_every_key_and_value(base: Denoiser) -> None:
     assert edit.changes(base).keys() == base.params("xattn.kv").keys()
     for name, w in edited.params("xattn.kv").items():
         np.testing.assert_allclose(w.numpy(), base.params([name])[name].double().numpy() @ matrix(edit), atol=1e-5)
+
+
+# -- the technique "tensor" -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokens", ["content", "last_to_end"])
+def test_tensor_takes_what_a_projection_makes_of_the_concept_out_of_the_target(base: Denoiser, tokens: str) -> None:
+    erase = [("a tiger", "a cat"), ("leopard", "")]  # each prompt has its own u
+    words = [base.embed([p[side] for p in erase]) for side in (0, 1)]
+    eraser = UCE(tokens=tokens, erase_scale=1.5, preserve_scale=0.7, technique="tensor", **ABSOLUTE)
+    edit = eraser.subtract(base, *words, base.embed(["lion"]), [1, 0] if tokens == "content" else [0, 0], None)
+    both = [constraints(base, tokens, c, g, ["lion"]) for c, g in erase]
+    stays = 1 if tokens == "content" else 0  # the row of "a" does not move, and is no part of the concept
+    for name, w in list(base.params("xattn.kv").items())[::5]:
+        old = w.double().numpy()
+        first = np.hstack(
+            [old @ both[0]["c"][:, :stays], oracle.tensor(old, both[0]["c"][:, stays:], both[0]["g"][:, stays:])]
+        )
+        v = np.hstack([first, oracle.tensor(old, both[1]["c"], both[1]["g"])])
+        c, a = np.hstack([q["c"] for q in both]), 1.5 * np.hstack([q["a"] for q in both])
+        expected = oracle.fit(old, v, c, a, both[0]["p"], 0.7 * both[0]["b"], 0.5)
+        np.testing.assert_allclose(edit(base).params([name])[name].double().numpy(), expected, atol=1e-5)
+
+
+def test_tensor_is_a_technique_of_the_same_method(base: Denoiser) -> None:
+    made = [UCE.preset(preset).fit(base, Concept("tiger", "cat"), ["lion"]) for preset in ("2023", "2023-tensor")]
+    assert [type(edit) for edit in made] == [TextMap, Delta]
+    name = next(iter(base.params("xattn.kv")))
+    one, two = (edit(base).params([name])[name] for edit in made)
+    # what the target shares with the concept is gone as well: less is left of the word
+    word = base.embed(["tiger"]).tokens[0, 1]
+    assert (two @ word).norm() < (one @ word).norm()
+
+
+# -- editing, and an attribute taken from one thing ------------------------------------------------------------------
+
+
+def test_what_is_said_has_met_the_goal_word_by_word() -> None:
+    assert within([5, 1, 6, 2, 2], [1, 2]) == [0, 1, 1, 2, 2]
+    assert within([2, 1], [1, 2]) == [0, 1]  # in their order
+    assert within([1, 2], []) == [0, 0]
+    assert within([], [1]) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "lead", "own"),
+    [
+        ("a red tiger", "a tiger", 1, [(2, None), (3, 2)]),  # "red" is the same row in "a red house"
+        ("tiger of red river", "tiger", 0, [(1, 1), (2, 1), (3, 1), (4, 1)]),  # all of these know of the tiger
+        ("red tiger happy king moon", "tiger king", 0, [(1, None), (2, 1), (3, 1), (4, 2), (5, 2)]),
+        ("a tiger", "a red tiger", 1, [(2, 3)]),
+        ("tiger king", "tiger happy king style", 0, [(1, 1), (2, 3)]),
+        ("a king tiger", "a tiger king", 1, [(2, 2), (3, 3)]),  # neither is part of the other: place by place
+    ],
+)
+def test_words_that_source_and_target_share_go_to_themselves(
+    base: Denoiser, source: str, target: str, lead: int, own: list[tuple[int, int | None]]
+) -> None:
+    c, g, weights = pair_rows(base.embed([source]), base.embed([target]), "content", lead)
+    goal, end = base.embed([target]).tokens[0], int(base.embed([target]).mask.sum()) - 1
+    for i, place in [*own, (own[-1][0] + 1, end)]:
+        assert torch.equal(g[i - 1], c[i - 1] if place is None else goal[place]), i
+    assert len(c) == len(g) == len(weights)
+
+
+def test_an_attribute_is_taken_from_one_thing(base: Denoiser) -> None:
+    edit, none = UCE().fit(base, Concept("red car", "car")), TextMap(torch.zeros(WIDTH, 1), torch.zeros(WIDTH, 1))
+    assert end_drift(base, none, "a red car", "a car") > 0.3
+    assert end_drift(base, edit, "a red car", "a car") < 0.1
+    # "red" said of a house is the row that it is of a car: it cannot know, and stays
+    assert torch.equal(*(base.embed([p]).tokens[0, 2] for p in ("a red car", "a red house")))
+    assert drift(base, edit, "a red house", "a red house", slice(1, 3)) < 0.1
+    assert drift(base, none, "a red house", "a car", slice(1, 3)) > 0.5
+
+
+def end_drift(base: Denoiser, edit: TextMap, prompt: str, other: str) -> float:
+    """How far keys and values of a prompt's last word and end are from those of another's, relative to their size."""
+    (i, j), edited = (int(base.embed([p]).mask.sum()) - 2 for p in (prompt, other)), edit(base)
+    pairs = []
+    for name, w in base.params("xattn.kv").items():
+        new, old = edited.params([name])[name].double().numpy(), w.double().numpy()
+        pairs.append((rows(base, prompt)[i : i + 2] @ new.T, rows(base, other)[j : j + 2] @ old.T))
+    return max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs)
 
 
 # -- what is constrained -------------------------------------------------------------------------------------------

@@ -48,3 +48,29 @@ def content_pairs(n: int, words_c: int, words_g: int) -> list[tuple[int, int, fl
     pads = n - 2 - max(words_c, words_g)
     pairs += [(words_c + 2 + i, words_g + 2 + i, 1 / pads) for i in range(pads)]
     return pairs
+
+
+def fit(old, v, c, a, p, b, ridge) -> np.ndarray:  # noqa: ANN001
+    """The normal equations for any targets v (m, n), not only W g: Σ_i a_i |W' c_i - v_i|² and the rest of `objective`."""
+    d = old.shape[1]
+    top, bottom = ridge * old, ridge * np.eye(d)
+    for i in range(c.shape[1]):
+        top = top + a[i] * np.outer(v[:, i], c[:, i])
+        bottom = bottom + a[i] * np.outer(c[:, i], c[:, i])
+    for j in range(p.shape[1]):
+        top = top + b[j] * np.outer(old @ p[:, j], p[:, j])
+        bottom = bottom + b[j] * np.outer(p[:, j], p[:, j])
+    return top @ np.linalg.inv(bottom)
+
+
+def tensor(old, c, g) -> np.ndarray:  # noqa: ANN001
+    """The released technique "tensor": v = W g less its component along W c, both seen as one long vector."""
+    before, aim = old @ c, old @ g
+    length = 0.0
+    for x in before.ravel():
+        length += x * x
+    u = before / length**0.5
+    along = 0.0
+    for x, y in zip(u.ravel(), aim.ravel(), strict=True):
+        along += x * y
+    return aim - along * u

@@ -37,11 +37,23 @@ def text_map(
         ridge: λ, above 0.
         metric: R, symmetric positive definite; None is the identity.
     """
-    c, g, a = erased.double(), targets.double(), weights.double()
+    c, g = erased.double(), targets.double()
     d = c.shape[1]
-    m = ridge * (torch.eye(d, dtype=torch.float64) if metric is None else metric) + gram(c, a) + kept
-    right = torch.cholesky_solve((a[:, None] * c).T, torch.linalg.cholesky(m))
+    right = gain(c, weights, kept, ridge, metric)
     left = (g - c).T
     if len(c) >= d:  # more rows than dimensions: the product itself is the smaller factor
         left, right = left @ right.T, torch.eye(d, dtype=torch.float64)
     return left, right
+
+
+def gain(
+    erased: Float[Tensor, "n d"],
+    weights: Float[Tensor, "n"],
+    kept: Float[Tensor, "d d"],
+    ridge: float,
+    metric: Float[Tensor, "d d"] | None = None,
+) -> Float[Tensor, "d n"]:
+    """Y = M⁻¹ Cᵀ A of `text_map`, for targets V that no text row gives: W' = W + (V - W Cᵀ) Yᵀ minimises Σ_i a_i |W' c_i - v_i|² + ..."""
+    c, a = erased.double(), weights.double()
+    m = ridge * (torch.eye(c.shape[1], dtype=torch.float64) if metric is None else metric) + gram(c, a) + kept
+    return torch.cholesky_solve((a[:, None] * c).T, torch.linalg.cholesky(m))

@@ -8,6 +8,7 @@ from efface.erasers.base import Eraser
 
 TABLE = {
     "uce": "efface.erasers.uce:UCE",
+    "debias": "efface.erasers.debias:Debias",
     "time": "efface.erasers.time:TIME",
     "rece": "efface.erasers.rece:RECE",
     "esd": "efface.erasers.esd:ESD",

@@ -31,9 +31,10 @@ from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import TextMap
 from efface.core.linalg import gram, text_map
 from efface.core.params import param
+from efface.core.rows import keep_rows, pair_rows, spread
 from efface.core.train import Log
 from efface.erasers.base import Eraser
-from efface.erasers.uce import UCE, keep_rows, pair_rows, spread
+from efface.erasers.uce import UCE
 
 
 @dataclass(frozen=True, kw_only=True)

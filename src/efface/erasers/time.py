@@ -29,9 +29,9 @@ from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import TextMap
 from efface.core.linalg import gram, text_map
 from efface.core.params import param
+from efface.core.rows import keep_rows
 from efface.core.train import Log
 from efface.erasers.base import Eraser
-from efface.erasers.uce import keep_rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,56 @@
+"""Prompts that read as themselves and a little of other prompts: UCE's closed form with a mixture for its target."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from efface.core.denoiser import Denoiser
+from efface.core.edit import Delta, TextMap
+from efface.core.linalg import gain, text_map
+
+
+@dataclass(frozen=True)
+class Part:
+    """One prompt of a concept: its rows c, the rows a_k that each attribute gives in their place, and their weights."""
+
+    concept: int
+    rows: Float[Tensor, "n d"]
+    others: Float[Tensor, "k n d"]
+    weights: Float[Tensor, "n"]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The closed form, ready for any β. `rest` is what `text_map` takes after rows, targets and the parts' weights."""
+
+    parts: Sequence[Part]
+    rest: tuple[Tensor, Tensor, float, Tensor | None]
+
+    def of_rows(self, beta: Float[Tensor, "concepts k"]) -> TextMap:
+        """Rows read as c + Σ_k β_k (a_k - c), in every projection."""
+        c = torch.cat([p.rows for p in self.parts]).double()
+        steps = [torch.einsum("k,knd->nd", beta[p.concept].double(), (p.others - p.rows).double()) for p in self.parts]
+        return TextMap(*text_map(c, c + torch.cat(steps), *self.rest))
+
+    def of_outputs(self, base: Denoiser, betas: Float[Tensor, "rounds concepts k"]) -> Delta:
+        """Each projection makes o + Σ_k β_k (|o| u_k / |u_k| - o) of a prompt, o and u_k what it made of c and a_k the round before."""
+        y = gain(torch.cat([p.rows for p in self.parts]), *self.rest)
+        deltas = {}
+        for name, w in base.params("xattn.kv").items():
+            now = w.detach().cpu().double()
+            for beta in betas.double():
+                now = now + torch.cat([_towards(p, beta[p.concept], now) for p in self.parts]).T @ y.T
+            deltas[name] = now - w.detach().cpu().double()
+        return Delta(deltas)
+
+
+def _towards(part: Part, beta: Float[Tensor, "k"], w: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
+    """Σ_k β_k (|o| u_k / |u_k| - o) over the rows that differ; norms are over all of them at once."""
+    step, differ = torch.zeros(len(part.rows), len(w), dtype=w.dtype), (part.others != part.rows).any(0).any(1)
+    o, u = part.rows[differ].double() @ w.T, part.others[:, differ].double() @ w.T
+    scaled = u * (o.norm() / u.norm(dim=(1, 2), keepdim=True))
+    step[differ] = torch.einsum("k,knm->nm", beta, scaled - o)
+    return step

@@ -1,0 +1,65 @@
+"""Rows of prompts, for closed forms: which row of one prompt shall read as which of another, which stay, and with what weight."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from efface.core.denoiser import Cond
+from efface.core.linalg import gram
+
+
+def spread(rows: Tensor, weights: Tensor) -> Tensor:
+    """Where rows lie, as a metric (d d) of mean eigenvalue 1: nine parts their second moment, one part the identity."""
+    moment = gram(rows, weights)
+    return 0.9 * moment * (len(moment) / moment.trace()) + 0.1 * torch.eye(len(moment), dtype=moment.dtype)
+
+
+def pair_rows(source: Cond, target: Cond, tokens: str, lead: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of one prompt, the rows they shall read as, and their weights: (n d), (n d), (n). Row 0 is the start token."""
+    c, g = source.tokens[0], target.tokens[0]
+    n, last, last_g = len(c), int(source.mask.sum()) - 2, int(target.mask.sum()) - 2  # "" has last = 0, the start token
+    if tokens == "last":
+        return c[last : last + 1], g[last_g : last_g + 1], torch.ones(1, dtype=torch.float64)
+    if tokens == "last_to_end":
+        k = n - max(last, last_g)
+        return c[last : last + k], g[last_g : last_g + k], torch.ones(k, dtype=torch.float64)
+    # the words before the concept stay ("a" is not the tiger's); each of its own goes to the target's at the same relative place,
+    # or to the end of an empty target; end to end; padding to padding
+    said, goal = (p.ids[0, lead + 1 : end + 1].tolist() for p, end in ((source, last), (target, last_g)))
+    own, stays = torch.arange(1, last - lead + 1), lead
+    share = (last_g - lead) / max(last - lead, 1)
+    places = lead + (own * share).ceil().long() if last_g else torch.ones_like(own)
+    met, meant = within(said, goal), within(goal, said)
+    if met[-1:] == [len(goal)] != [0]:  # "red car" to "car": a word to itself, what else is said to the word before it,
+        places, stays = lead + torch.tensor(met), lead + met.count(0)  # and "red", which cannot know of the car, stays
+    elif meant[-1:] == [len(said)] != [0]:  # "car" to "red car": a word to itself
+        places = lead + 1 + torch.tensor([meant.index(i) for i in own.tolist()])
+    k = n - 1 - max(last, last_g)
+    weights = torch.ones(last + k, dtype=torch.float64)
+    weights[last + 1 :] = 1 / max(1, k - 1)
+    aims = torch.cat([c[1 : stays + 1], g[places[stays - lead :]], g[last_g + 1 : last_g + 1 + k]])
+    return c[1 : last + 1 + k], aims, weights
+
+
+def within(said: Sequence[int], goal: Sequence[int]) -> list[int]:
+    """How many words of `goal` each word of `said` has met in their order: the last has met all where `goal` is part of it."""
+    met, at = [], 0
+    for word in said:
+        at += at < len(goal) and word == goal[at]
+        met.append(at)
+    return met
+
+
+def keep_rows(preserved: Cond, tokens: str) -> tuple[Tensor, Tensor]:
+    """Rows that shall stay and their weights, over all prompts: (n d), (n)."""
+    b, n, d = preserved.tokens.shape
+    at, end = torch.arange(n), preserved.mask.sum(1, keepdim=True) - 1
+    if tokens == "last":
+        weights = (at == end - 1).double()
+    elif tokens == "last_to_end":
+        weights = torch.ones(b, n, dtype=torch.float64)
+    else:
+        weights = torch.where(at > end, 1 / (n - 1 - end).clamp(min=1).double(), 1.0)
+    used = weights.flatten() > 0
+    return preserved.tokens.reshape(b * n, d)[used], weights.flatten()[used]
