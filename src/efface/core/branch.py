@@ -4,6 +4,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -72,15 +73,12 @@ def beside(parts: Mapping[str, nn.Module], branches: Sequence[Mapping[str, Added
     try:
         for site, adds in at.items():
             part, _, name = site.partition(".")
-            handles.append(parts[part].get_submodule(name).register_forward_hook(_hook(adds)))
+            handles.append(parts[part].get_submodule(name).register_forward_hook(partial(_hook, adds)))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _hook(adds: Sequence[Added]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    def hook(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        return sum((add(given[0], out).to(out.dtype) for add in adds), out)
-
-    return hook
+def _hook(adds: Sequence[Added], module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
+    return sum((add(given[0], out).to(out.dtype) for add in adds), out)

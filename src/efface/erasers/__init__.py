@@ -14,6 +14,7 @@ TABLE = {
     "esd": "efface.erasers.esd:ESD",
     "sld": "efface.erasers.sld:SLD",
     "negative": "efface.erasers.negative:NegativePrompt",
+    "spm": "efface.erasers.spm:SPM",
     "kpop": "efface.erasers.kpop:KPOP",
 }
 

@@ -1,1 +1,3 @@
 """The forms of branches, one file each; importing this makes a file's form known."""
+
+from efface.core.branches.membranes import Membranes as Membranes
