@@ -248,8 +248,14 @@ def models() -> None:
 
 
 @app.command()
-def show(edit: Annotated[Path, typer.Argument(help="an edit's file")]) -> None:
-    """Print the recipe in an edit's header and what the file holds."""
+def show(
+    edit: Annotated[Path, typer.Argument(help="an edit's file")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="draw the words that a search found on a page instead (AP, AGE)"),
+    ] = None,
+) -> None:
+    """Print the recipe in an edit's header and what the file holds, or draw what the method found on its way."""
     import json
 
     from efface.core.edit import load_edit
@@ -257,7 +263,18 @@ def show(edit: Annotated[Path, typer.Argument(help="an edit's file")]) -> None:
     loaded = load_edit(edit)
     tensors = loaded.tensors()
     numbers = sum(t.numel() for t in tensors.values())
-    out.print_json(json.dumps({**loaded.record(), "tensors": len(tensors), "numbers": numbers}))
+    if output is None:
+        out.print_json(json.dumps({**loaded.record(), "tensors": len(tensors), "numbers": numbers}))
+        return
+    from efface.core.files import write_text
+    from efface.report.targets import found, targets, told
+
+    if not found(loaded.record()):
+        raise UsageError(
+            f"show: {loaded.header.method} searches for no words, so there is nothing to draw; leave --output out"
+        )
+    write_text(output, targets(loaded.record()))
+    out.print(f"{told(loaded.record())}{output}: open it in a browser.", markup=False)
 
 
 @app.command()

@@ -42,6 +42,7 @@ class Header:
     created: str = ""
     seconds: float = 0.0
     scores: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)  # what the method found on its way, as plain values
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> "Header":

@@ -14,6 +14,8 @@ TABLE = {
     "esd": "efface.erasers.esd:ESD",
     "sld": "efface.erasers.sld:SLD",
     "negative": "efface.erasers.negative:NegativePrompt",
+    "ap": "efface.erasers.ap:AP",
+    "age": "efface.erasers.age:AGE",
     "spm": "efface.erasers.spm:SPM",
     "kpop": "efface.erasers.kpop:KPOP",
 }

@@ -1,0 +1,254 @@
+"""A search over words for the one that answers a question best: candidates, a Gumbel softmax over them, and what was found when.
+
+A word is said wherever the concept is ("a picture of a lion" for "a picture of a tiger"), so every prompt has a table of its own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
+from typing_extensions import override  # in typing from Python 3.12
+
+from efface.core.concept import Concept
+from efface.core.cond import Cond
+from efface.core.denoiser import Denoiser
+from efface.core.errors import UsageError
+from efface.core.train import Learner
+
+FREQUENT = 3000  # words of the text encoder's own that are looked at: the paper's list of English words is as long
+MARKS = 50  # times at which shares are kept
+SHOWN = 8  # words whose shares an edit's header keeps, for each concept
+
+Spread = Literal["embedding", "distance"]
+
+
+def listed(vocabulary: str, base: Denoiser) -> list[str]:
+    """Words of a .txt file with one a line, of a list with commas, or the text encoder's frequent ones where nothing is given.
+
+    Raises:
+        UsageError: no such file.
+    """
+    if not vocabulary.strip():
+        return base.words(FREQUENT)
+    if not vocabulary.endswith(".txt"):
+        return vocabulary.split(",")
+    path = Path(vocabulary)
+    if not path.is_file():
+        raise UsageError(
+            f"vocabulary: expected a list with commas or a .txt file, got no such file {vocabulary!r}; give its path"
+        )
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def candidates(
+    base: Denoiser,
+    erase: Sequence[Concept],
+    given: Sequence[str],
+    always: Sequence[str] = (),
+    *,
+    closest: int,
+    picks: int,
+    spread: Spread,
+) -> tuple[list[str], Bool[Tensor, "e n"]]:
+    """Words, and which of them are candidates for which concept: never one that reads like what is erased.
+
+    Args:
+        base: embeds.
+        erase: concepts that look for a word.
+        given: words to choose from.
+        always: words that are candidates of every concept, near or far.
+        closest: how many of those given, by the distance of their flattened text rows to the concept's.
+        picks: how many of the closest.
+        spread: pick medoids of the text rows, or of their distances to the concept alone (as the released code does).
+
+    Raises:
+        UsageError: no word is left.
+    """
+    words = [w for w in dict.fromkeys(map(_plain, [*always, *given])) if w]
+    names, ids, parts = _flat(base.embed([c.name for c in erase])), [], []
+    for i in range(0, len(words), 256):  # the rows of all at once would be a gigabyte of Stable Diffusion's
+        cond = base.embed(words[i : i + 256])
+        ids += map(tuple, cond.ids.tolist())
+        parts.append(torch.cdist(names, _flat(cond)))
+    taken = {tuple(row) for row in base.embed([_plain(p) for c in erase for p in c.phrases]).ids.tolist()}
+    first = sorted(
+        {read: i for i, read in reversed([*enumerate(ids)]) if read not in taken}.values()
+    )  # of those that read alike
+    if not first:
+        raise UsageError(
+            "vocabulary: expected words that are not erased themselves, got none; give words, a file of words, or '' for the model's own"
+        )
+    words, told = [words[i] for i in first], set(map(_plain, always))
+    allowed = torch.tensor([[w in told for w in words]] * len(erase))
+    apart = torch.cat(parts, dim=1)[:, first].masked_fill(allowed, torch.inf)
+    for row, away in zip(allowed, apart, strict=True):
+        near = away.argsort(stable=True)[: min(closest, int(away.isfinite().sum()))]
+        if not len(near):
+            continue
+        points = away[near, None] if spread == "distance" else _flat(base.embed([words[i] for i in near]))
+        row[near[medoids(points, picks)]] = True
+    used = allowed.any(0)
+    return [w for w, some in zip(words, used.tolist(), strict=True) if some], allowed[:, used]
+
+
+def medoids(points: Float[Tensor, "n d"], k: int) -> Int[Tensor, "k"]:
+    """`k` of the points that stand for all: k-medoids, started from the first point and always the farthest from those so far."""
+    if k >= len(points):
+        return torch.arange(len(points))
+    apart = torch.cdist(points, points).fill_diagonal_(0.0)
+    chosen = torch.tensor([0])
+    while len(chosen) < k:
+        chosen = torch.cat([chosen, apart[:, chosen].amin(1).index_fill(0, chosen, -1.0).argmax()[None]])
+    for _ in range(100):  # it comes to rest much sooner; ties could make it go round
+        owner = apart[:, chosen].argmin(1)
+        owner[chosen] = torch.arange(k)  # also of a point that another one equals
+        among = [(owner == i).nonzero()[:, 0] for i in range(k)]
+        moved = torch.stack([m[apart[m][:, m].sum(1).argmin()] for m in among])
+        if torch.equal(moved, chosen):
+            break
+        chosen = moved
+    return chosen
+
+
+def gumbel(shape: tuple[int, ...], rng: Generator) -> Tensor:
+    """-log(-log u) for uniform u."""
+    return -torch.empty(shape).exponential_(generator=rng).log()
+
+
+def choice(
+    logits: Float[Tensor, "b n"], noise: Float[Tensor, "b n"], temperature: float, hard: bool, top: int
+) -> Float[Tensor, "b n"]:
+    """Weights of words: softmax((l + g)/τ); hard is the foremost word alone with the soft gradient, soft the `top` words together."""
+    soft = ((logits + noise) / temperature).softmax(1)
+    if hard:
+        return torch.zeros_like(soft).scatter(1, soft.argmax(1, keepdim=True), 1.0) + (soft - soft.detach())
+    kept = torch.zeros_like(soft).scatter(1, soft.topk(min(top, soft.shape[1]), dim=1).indices, 1.0) * soft
+    return kept / kept.sum(1, keepdim=True)
+
+
+class Search(Learner):
+    """Logits over words for each concept to erase; what they were is kept along the way, in the checkpoint as well."""
+
+    def __init__(
+        self,
+        base: Denoiser,
+        erase: Sequence[Concept],
+        words: Sequence[str],
+        allowed: Bool[Tensor, "e n"],
+        *,
+        steps: int,
+        lr: float,
+        temperature: float,
+        hard: bool,
+        top: int,
+        framed: bool,
+    ) -> None:
+        """Every candidate starts as likely as any other. `steps` of the whole training, `framed` as in `Concept.pairs`."""
+        super().__init__({"logits": torch.zeros(len(erase), len(words))}, lr=lr)
+        self.erase, self.words, self.barred = (
+            tuple(erase),
+            list(words),
+            torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf),
+        )
+        self.temperature, self.hard, self.top = temperature, hard, top
+        self.tables, self.owner, self.table = [], [], []  # of prompts: whose each is, and its words' rows
+        for i, concept in enumerate(erase):
+            said = [Concept(w, kind=concept.kind).pairs(framed, things=True) for w in words]
+            first, frames = len(self.tables), len(said[0])
+            self.tables += [base.embed([pairs[f][0] for pairs in said]) for f in range(frames)]
+            prompts = len(concept.pairs(framed, things=True))
+            self.owner += [i] * prompts
+            self.table += [first + p % frames for p in range(prompts)]
+        self.marks = [*range(0, steps, max(1, -(-steps // MARKS))), steps]
+        self.trace = torch.zeros(len(self.marks) - 1, len(erase), len(words))
+
+    @property
+    def shares(self) -> Float[Tensor, "e n"]:
+        """How likely each word is to be the foremost: softmax(l), whatever the temperature."""
+        return (self.leaves["logits"].detach() + self.barred).softmax(1)
+
+    def noise(self, batch: int, rng: Generator) -> Float[Tensor, "b n"]:
+        """Gumbel noise for as many draws."""
+        return gumbel((batch, len(self.words)), rng)
+
+    def found(self, picked: Int[Tensor, "b"], noise: Float[Tensor, "b n"]) -> Cond:
+        """The words found for these prompts, said as the prompts say their concepts; gradients reach the logits."""
+        logits = (self.leaves["logits"] + self.barred)[[self.owner[p] for p in picked.tolist()]]
+        weights = choice(logits, noise, self.temperature, self.hard, self.top)
+        tables = [self.tables[self.table[p]] for p in picked.tolist()]
+        tokens = [
+            (w.to(t.tokens) @ t.tokens.flatten(1)).view_as(t.tokens[0]) for w, t in zip(weights, tables, strict=True)
+        ]
+        foremost = [t[[int(w.argmax())]] for w, t in zip(weights, tables, strict=True)]
+        return Cond(torch.stack(tokens), torch.cat([c.ids for c in foremost]), torch.cat([c.mask for c in foremost]))
+
+    def ascend(self, value: Tensor) -> None:
+        """One Adam step of the logits towards more of `value`, whose graph stays for the weights' own step."""
+        (g,) = torch.autograd.grad(value, [self.leaves["logits"]], retain_graph=True)
+        self.descend({"logits": -g})
+
+    def note(self, step: int) -> None:
+        """Keep the shares that a step starts from."""
+        if step in self.marks:
+            self.trace[self.marks.index(step)] = self.shares
+
+    def notes(self) -> dict[str, Any]:
+        """Shares over time of the words that were foremost at some time, for each concept, as JSON."""
+        trace, out = torch.cat([self.trace, self.shares[None]]), {}
+        for i, concept in enumerate(self.erase):
+            best = trace[:, i].amax(0).argsort(descending=True, stable=True)[:SHOWN].tolist()
+            shares = {
+                self.words[k]: [round(float(s), 4) for s in trace[:, i, k]] for k in best if self.barred[i, k] == 0
+            }
+            out[concept.name] = {"of": int((self.barred[i] == 0).sum()), "steps": self.marks, "shares": shares}
+        return {"found": out}
+
+    @override
+    def state(self) -> dict[str, Tensor]:
+        return {**super().state(), "trace": self.trace}
+
+    @override
+    def restore(self, flat: Mapping[str, Tensor]) -> None:
+        super().restore(flat)
+        self.trace.copy_(flat["trace"])
+
+
+def walks(
+    model: Denoiser,
+    prompts: Cond,
+    search: Search,
+    rng: Generator,
+    *,
+    batch: int,
+    reuse: int,
+    steps: int,
+    guidance: float,
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+    """As `walk`, with a second latent beside each: of the word found for its prompt, from the same start noise at the same level.
+
+    Gives latents of concepts, latents of words, levels, prompts, and the Gumbel noise that found the words: it stays for as long as
+    their trajectories do.
+    """
+    levels, row = model.timesteps(steps), torch.arange(batch)
+    while True:
+        picked = torch.randint(len(prompts), (batch,), generator=rng)
+        seeds, noise = torch.randint(2**31, (batch,), generator=rng).tolist(), search.noise(batch, rng)
+        with torch.no_grad():
+            both = prompts[picked] + search.found(picked, noise)
+        path = model.sample(
+            both, seeds=seeds * 2, steps=len(levels), guidance=guidance, until=len(levels) - 1, record=True
+        )
+        for _ in range(reuse):
+            k = torch.randint(len(levels), (batch,), generator=rng)
+            yield path[k, row], path[k, row + batch], levels[k], picked, noise
+
+
+def _plain(words: str) -> str:
+    return " ".join(words.lower().split())
+
+
+def _flat(cond: Cond) -> Float[Tensor, "n r"]:
+    return cond.cpu().tokens.float().flatten(1)
