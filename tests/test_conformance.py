@@ -26,6 +26,7 @@ LONGER = {
     "reuse": 6,
     "lr": 1e-3,
     "warmup": 1,
+    "anchor_weight": 1.0,
 }  # long enough to erase something
 ERASE = (Concept("tiger", prompts=("leopard",)), Concept("car", "boat"))
 KEEP = ("lion", "house")

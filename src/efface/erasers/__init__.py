@@ -14,6 +14,7 @@ TABLE = {
     "esd": "efface.erasers.esd:ESD",
     "sld": "efface.erasers.sld:SLD",
     "negative": "efface.erasers.negative:NegativePrompt",
+    "cpe": "efface.erasers.cpe:CPE",
     "ap": "efface.erasers.ap:AP",
     "age": "efface.erasers.age:AGE",
     "spm": "efface.erasers.spm:SPM",

@@ -1,0 +1,57 @@
+"""Text rows that training on words alone needs: what erased concepts say and shall say, and what shall stay."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+from torch.nn.functional import normalize
+
+from efface.core.concept import Concept, article
+from efface.core.denoiser import Denoiser
+
+
+def concept_rows(
+    base: Denoiser, erase: Sequence[Concept]
+) -> tuple[Float[Tensor, "n p t d"], Float[Tensor, "n p t d"], Int[Tensor, "n"]]:
+    """Rows of the prompts that say each concept, rows of what they shall read as, and how many there are; the rest is filled up."""
+    pairs = [
+        [(said, to or rest) for (said, to), rest in zip(c.pairs(things=True), c.rests(things=True), strict=True)]
+        for c in erase
+    ]
+    counts = torch.tensor([len(p) for p in pairs])
+    full = [pair for p in pairs for pair in (p * int(counts.max()))[: int(counts.max())]]
+    said, aims = (base.embed(texts).tokens.float().unflatten(0, (len(erase), -1)) for texts in zip(*full, strict=True))
+    return said, aims, counts
+
+
+def anchor_pool(
+    base: Denoiser,
+    erase: Sequence[Concept],
+    preserve: Sequence[Concept],
+    said: Float[Tensor, "n p t d"],
+    everyday: int,
+    near: int,
+) -> tuple[Float[Tensor, "a t d"], Int[Tensor, "n k"]]:
+    """Rows of "", of what is preserved and of frequent words, and for each concept the places of the `near` nearest to its name."""
+    erased = {w for c in erase for prompt, _ in c.pairs() for w in prompt.lower().split()}
+    words = [w for w in base.words(everyday + len(erased)) if w not in erased][:everyday]
+    kept = [prompt for c in preserve for prompt, _ in c.pairs()]
+    texts = dict.fromkeys(["", *kept, *(text for w in words for text in (w, article(w)))])
+    pool = base.embed(list(texts)).tokens.float()
+    close = normalize(said[:, 0].flatten(1), dim=1) @ normalize(pool.flatten(1), dim=1).T
+    return pool, close.topk(min(near, len(pool))).indices
+
+
+def mixed(
+    pool: Float[Tensor, "a t d"], nearest: Int[Tensor, "n k"], many: int, noise: float, mixup: bool, rng: Generator
+) -> Float[Tensor, "n b t d"]:
+    """Of each concept `many` anchors, with `noise` of their root mean square, mixed in pairs; and "", the first, as it is."""
+    n, known = nearest.shape
+    which = torch.randint(known, (n, many * (1 + mixup)), generator=rng)
+    rows = pool[nearest[torch.arange(n)[:, None], which]]
+    rows = rows + noise * pool.square().mean().sqrt() * torch.randn(rows.shape, generator=rng).to(rows)
+    if mixup:  # Beta(1, 1) is uniform
+        share = torch.rand(n, many, 1, 1, generator=rng).to(rows)
+        rows = share * rows[:, :many] + (1 - share) * rows[:, many:]
+    return torch.cat([rows, pool[:1].expand(n, 1, -1, -1)], 1)

@@ -1,0 +1,162 @@
+"""Gates per token: a residual beside every key and value that opens only where a prompt says an erased concept."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+from torch.nn.functional import one_hot, pad
+from typing_extensions import override  # in typing from Python 3.12
+
+from efface.core.branch import Added, Branch
+from efface.core.cond import Cond
+from efface.core.denoiser import Denoiser
+from efface.core.edit import Adapter
+from efface.core.errors import UsageError
+
+GAIN = 10.0  # of `up` while it learns, so that one learning rate suits it and the gates
+START = 0.1  # of `query` and `key`: a gate looks at all tokens alike before it learns which
+
+
+class TokenGates(Branch):
+    """Residual attention gates of n concepts (CPE eq. 8): one gate for all sites, one low-rank map for each.
+
+    Tensors: `query`, `key` (n d r), `gate` (n d), `down` (n d m s) and `up` (n s D), the m sites side by side; facts: `sites`, the width
+    of each. Concepts never add up: a token takes the residual of the concept whose gate is the most open there.
+    """
+
+    @override
+    def at(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
+        t = {name: w.to(base.device) for name, w in self.tensors.items()}
+        ends = [0, *torch.tensor(list(self.facts["sites"].values())).cumsum(0).tolist()]
+        ups = {site: t["up"][..., a:b] for site, (a, b) in zip(self.facts["sites"], pairwise(ends), strict=True)}
+
+        def added(cond: Cond) -> dict[str, Added]:
+            low = selected(cond.tokens.float(), t["query"], t["key"], t["gate"], t["down"])
+            return {site: _add(low[..., i, :], up) for i, (site, up) in enumerate(ups.items())}
+
+        return added
+
+
+def _add(low: Float[Tensor, "n b t s"], up: Float[Tensor, "n s k"]) -> Added:
+    return lambda given, out: torch.einsum("nbts,nsk->btk", low, up)
+
+
+def gated(
+    rows: Float[Tensor, "#n b t d"],
+    query: Float[Tensor, "n d r"],
+    key: Float[Tensor, "n d r"],
+    gate: Float[Tensor, "n d"],
+) -> tuple[Float[Tensor, "n b t"], Float[Tensor, "n b t d"]]:
+    """Each concept's gate, as logits, and residual σ(e w) e, where e = softmax(E Q (E K)ᵀ) E gathers what a prompt says of it."""
+    gathered = ((rows @ query[:, None]) @ (rows @ key[:, None]).mT).softmax(-1) @ rows
+    opening = (gathered @ gate[:, None, :, None]).squeeze(-1)
+    return opening, opening.sigmoid()[..., None] * gathered
+
+
+def selected(
+    rows: Float[Tensor, "b t d"],
+    query: Float[Tensor, "n d r"],
+    key: Float[Tensor, "n d r"],
+    gate: Float[Tensor, "n d"],
+    down: Float[Tensor, "n d m s"],
+) -> Float[Tensor, "n b t m s"]:
+    """Residuals on their way down to each site; zero but for the concept with the largest gate at that token."""
+    opening, residual = gated(rows[None], query, key, gate)
+    first = one_hot(opening.argmax(0), len(gate)).movedim(-1, 0).to(residual.dtype)
+    return torch.einsum("nbt,nbtd,ndms->nbtms", first, residual, down)
+
+
+def merge(edits: Iterable[Adapter]) -> Adapter:
+    """Gates that were trained apart, as one edit. A stack of them would add up; here a token takes one concept's residual.
+
+    Smaller ranks are filled up with zeros, which changes nothing.
+
+    Raises:
+        UsageError: edits of different models, or none.
+    """
+    every = list(edits)
+    facts = [e.branch.facts for e in every]
+    if not every or facts != facts[:1] * len(facts) or len({e.header.base for e in every}) > 1:
+        raise UsageError(
+            f"merge: expected edits of one model, got {len(every)} of several or none; merge what was made for one"
+        )
+    parts = [e.branch.tensors | {"up": e.strength * e.branch.tensors["up"]} for e in every]
+    rank, low = max(t["query"].shape[2] for t in parts), max(t["up"].shape[1] for t in parts)
+    fills = {
+        "query": lambda t: (0, rank - t.shape[2]),
+        "key": lambda t: (0, rank - t.shape[2]),
+        "gate": lambda t: (0, 0),
+        "down": lambda t: (0, low - t.shape[3]),
+        "up": lambda t: (0, 0, 0, low - t.shape[1]),
+    }
+    tensors = {name: torch.cat([pad(t[name], fill(t[name])) for t in parts]) for name, fill in fills.items()}
+    erased = dict.fromkeys(c for e in every for c in e.header.erase)
+    return Adapter(TokenGates(tensors, facts[0]), replace(every[0].header, settings={}, erase=tuple(erased)))
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Every key and value of a model's cross-attention, side by side, and what gates that learn do there.
+
+    The leaves are a branch's tensors, but for `up` (n m s k), in units of a site's outputs and filled up with zeros to the widest
+    site; without `key` the query is the key.
+    """
+
+    widths: dict[str, int]
+    maps: Float[Tensor, "m k d"]
+
+    @classmethod
+    def of(cls, base: Denoiser) -> "Sites":
+        """Of a denoiser."""
+        weights = {name.removesuffix(".weight"): w.float() for name, w in base.params("xattn.kv").items()}
+        widths = {site: len(w) for site, w in weights.items()}
+        return cls(widths, torch.stack([pad(w, (0, 0, 0, max(widths.values()) - len(w))) for w in weights.values()]))
+
+    @property
+    def even(self) -> Float[Tensor, "m"]:
+        """Weights that make a mean of a sum over channels and sites."""
+        return torch.tensor([1 / width / len(self.widths) for width in self.widths.values()]).to(self.maps)
+
+    def leaves(self, n: int, gate_rank: int, site_rank: int, tied: bool, rng: Generator) -> dict[str, Tensor]:
+        """Of n concepts, to begin with: gates half open for every token, and nothing added."""
+        (m, k, d), names = self.maps.shape, ("query",) if tied else ("query", "key")
+        drawn = {name: START * torch.randn(n, d, gate_rank, generator=rng) / d**0.5 for name in names}
+        drawn |= {"gate": torch.zeros(n, d), "down": torch.randn(n, d, m, site_rank, generator=rng) / d**0.5}
+        return {name: t.to(self.maps) for name, t in drawn.items()} | {"up": self.maps.new_zeros(n, m, site_rank, k)}
+
+    def tensors(self, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Leaves as they act: `key` given, `up` in the units of the outputs, still filled up."""
+        widths = torch.tensor(list(self.widths.values())).to(self.maps)
+        unit = GAIN * self.maps.flatten(1).norm(dim=1) / widths.sqrt()
+        return {"key": leaves["query"], **leaves, "up": unit[:, None, None] * leaves["up"]}
+
+    def miss(
+        self,
+        leaves: Mapping[str, Tensor],
+        rows: Float[Tensor, "n b t d"],
+        wish: Float[Tensor, "n b t d"] | None,
+        scale: Float[Tensor, "m"],
+    ) -> Float[Tensor, "n"]:
+        """Σ_l c_l |r D_l U_l - v W_lᵀ|², the mean over tokens: how far what is added is from changing row E to E + v.
+
+        No key or value is computed: with h = r D and G = U Uᵀ the sum is h G hᵀ - 2 h U W vᵀ + v WᵀW vᵀ.
+        """
+        acting = self.tensors(leaves)
+        up, down = acting["up"] * scale.sqrt()[:, None, None], acting["down"]
+        _, residual = gated(rows, acting["query"], acting["key"], acting["gate"])
+        low = torch.einsum("nrd,ndms->nrms", residual.flatten(1, 2), down)
+        total = (torch.einsum("nrms,nmsz->nrmz", low, up @ up.mT) * low).sum((2, 3))
+        if wish is not None:
+            maps, v = self.maps * scale.sqrt()[:, None, None], wish.flatten(1, 2)
+            total = total - 2 * (torch.einsum("nrd,nmsd->nrms", v, up @ maps) * low).sum((2, 3))
+            total = total + ((v @ torch.einsum("mkd,mke->de", maps, maps)) * v).sum(2)
+        return total.mean(1)
+
+    def branch(self, leaves: Mapping[str, Tensor]) -> TokenGates:
+        """What was learnt, without what fills up."""
+        acting = {name: t.detach().cpu() for name, t in self.tensors(leaves).items()}
+        ups = [acting["up"][:, i, :, :width] for i, width in enumerate(self.widths.values())]
+        return TokenGates({**acting, "up": torch.cat(ups, -1)}, {"sites": self.widths})
