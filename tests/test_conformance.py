@@ -18,12 +18,13 @@ from efface.erasers import TABLE, find, make, names, split
 from efface.erasers.base import Eraser
 
 # a training short enough for a test; a method takes those it knows
-SMALL = {"steps": 2, "batch": 2, "sampler_steps": 2, "reuse": 2, "warmup": 1}
+SMALL = {"steps": 2, "batch": 2, "sampler_steps": 2, "reuse": 2, "warmup": 1, "drawn": 3}
 LONGER = {
     "steps": 6,
     "batch": 3,
     "sampler_steps": 3,
     "reuse": 6,
+    "drawn": 6,
     "lr": 1e-3,
     "warmup": 1,
     "anchor_weight": 1.0,

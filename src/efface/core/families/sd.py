@@ -31,6 +31,7 @@ SELECTIONS: dict[str, Rule] = {
         name.startswith("unet.") and ".attn2." not in name and isinstance(owner, nn.Linear | nn.Conv2d)
     ),
     "text": lambda name, _: name.startswith("text."),
+    "text.layers": lambda name, owner: name.startswith("text.") and isinstance(owner, nn.Linear),
     "text.embeddings": lambda name, _: name.endswith("token_embedding.weight"),
 }
 

@@ -1,0 +1,146 @@
+"""Concept Ablation: teach the concept's prompts what the model predicts for an anchor.
+
+Paper:   Kumari et al., ICCV 2023, arXiv:2303.13516.
+Idea:    Make the pictures of the concept c* those of an anchor c. The KL divergence of the two chains is a regression:
+             L = | e_θ(x_t, c*, t) - e(x_t, c, t) |²,  x_t = √ᾱ x + √(1-ᾱ) ε,  x a picture of the anchor
+         "model" as written; "noise" has ε in the place of e; "reverse", the KL the other way, has pictures x of the concept.
+Names:   anchor c = the target, or "" (where a style is said of a thing, the thing); prior = λ; drawn = train_size, anchor images.
+Differs: The anchor's prediction is the frozen model's; in the released code it is that of the model in training, which drifts
+         (`teacher="live"`). The prior keeps this prediction for the anchor, "" and the preserved concepts; the released prior has ε in
+         its place, and the anchor alone. Gradients pass the start row's key and value by, as released: it is in every prompt. `drawn`
+         pictures with new noise serve where the paper draws a thousand. No size words and crops (the released ones are in one
+         prompt of the two), no weight decay, no clipping; lr is the released one times its batch and GPUs. With
+         "text.embeddings" just the rows of the concept's own words learn, those that the target does not say (the released
+         selection decays every row and cannot be saved). A memorised picture: name its caption, give the picture in `pictures`. The
+         paper trains on pictures of paraphrases, which must be searched for copies; preset "memorised" unlearns the copy that is there.
+Cost:    A minute for Moji on two cores, half of it for the pictures; minutes on a GPU for Stable Diffusion.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+from typing_extensions import override  # in typing from Python 3.12
+
+from efface.core.concept import Concept
+from efface.core.denoiser import Denoiser
+from efface.core.edit import Delta, LowRank
+from efface.core.errors import UsageError
+from efface.core.params import param
+from efface.core.pictures import read_pictures
+from efface.core.train import Log, Tuner
+from efface.core.words import WordTuner, own_words
+from efface.erasers.base import Eraser
+
+PICTURES = "folder with the concept's own pictures, a memorised one say, for objective reverse; '' draws them"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptAblation(Eraser):
+    """Fine-tune the denoiser, or the concept's words, to mean an anchor."""
+
+    objective: Literal["model", "noise", "reverse"] = param(
+        "model", "aim at the anchor's prediction or at the noise on its pictures, or at its prediction on the concept's"
+    )
+    where: Literal["xattn.kv", "xattn", "attn", "unet", "text.embeddings"] = param("xattn.kv", "weights that learn")
+    teacher: Literal["frozen", "live"] = param(
+        "frozen", "whose prediction for the anchor: the model's before, or by then"
+    )
+    prior: float = param(1.0, 'λ, weight of what stays: the anchor, "" and preserved concepts', at_least=0)
+    pictures: str = param("", PICTURES)
+    drawn: int = param(32, "pictures drawn to learn from, and as many of what stays", at_least=1)
+    steps: int = param(150, "training steps", at_least=0)
+    lr: float = param(6e-4, "Adam's learning rate", above=0)
+    batch: int = param(8, "noisy pictures a step, and as many of what stays", at_least=1)
+    rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
+    sampler_steps: int = param(25, "DDIM steps of a picture", at_least=2)
+    guidance: float = param(3.0, "classifier-free guidance of a picture", at_least=1)
+    phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
+
+    makes: ClassVar = (Delta, LowRank)
+    cost: ClassVar = "a minute on Moji, minutes on a GPU"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "object": {"lr": 3.2e-5, "guidance": 6.0, "drawn": 200},
+        "style": {"lr": 1.6e-5, "guidance": 6.0, "drawn": 200, "prior": 0.0},
+        "memorised": {
+            "objective": "reverse", "where": "unet", "lr": 4e-6, "batch": 4, "steps": 400, "guidance": 6.0, "phrases": False,
+        },
+        "released": {"teacher": "live", "lr": 1.6e-5, "guidance": 6.0, "drawn": 1000, "prior": 0.0, "phrases": False},
+    }  # fmt: skip
+
+    @override
+    def __post_init__(self) -> None:
+        """Refuse pictures that would not be looked at."""
+        super().__post_init__()
+        if self.pictures and self.objective != "reverse":
+            raise UsageError(
+                f"ConceptAblation.pictures: expected '' with objective {self.objective!r}, got {self.pictures!r}; {PICTURES}"
+            )
+
+    @override
+    def run(
+        self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
+    ) -> Delta | LowRank:
+        words = self.where == "text.embeddings"
+        tuner = WordTuner(base, own_words(base, erase), lr=self.lr, rng=rng) if words else self.tuner(base, rng)
+        student, teacher = tuner.student, tuner.student if self.teacher == "live" else base
+        pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
+        rests = [rest for c in erase for rest in c.rests(self.phrases, things=True)]
+        said, aims = [p for p, _ in pairs], [target or rest for (_, target), rest in zip(pairs, rests, strict=True)]
+        kept = list(dict.fromkeys([*aims, *(text for c in preserve for text, _ in c.pairs(self.phrases)), ""]))
+        targets, stays = base.embed(aims), base.embed(kept)
+        of_what = said if self.objective == "reverse" else aims
+        shown, of = self.given(base, of_what) if self.pictures else self.draw(base, of_what, rng)
+        still, which = self.draw(base, kept, rng) if self.prior else (shown, of)
+        # by the time it goes on, the folder may hold other pictures
+        log.recipe = f"{self.recipe(base, erase, preserve)} {shown.double().sum():.6f}"
+        for _ in log.steps(tuner, self.steps):
+            x, t, noise, i = self.noised(base, shown, rng)
+            with torch.no_grad():
+                goal = noise if self.objective == "noise" else teacher.predict(x, t, targets[of[i]])
+            asked = student.embed([said[k] for k in of[i]], grad=words)  # anew, where the words are what learns
+            loss = (student.predict(x, t, asked) - goal).square().mean()
+            if self.prior:
+                x, t, noise, i = self.noised(base, still, rng)
+                with torch.no_grad():
+                    goal = noise if self.teacher == "live" else base.predict(x, t, stays[which[i]])
+                asked = student.embed([kept[k] for k in which[i]], grad=words)
+                loss = loss + self.prior * (student.predict(x, t, asked) - goal).square().mean()
+            tuner.step(loss)
+            log.loss(loss.detach())
+        return tuner.edit()
+
+    def tuner(self, base: Denoiser, rng: Generator) -> Tuner:
+        """Weights of the denoiser learn, by gradients that pass by the start row's key and value."""
+        tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
+        for name, module in tuner.student.modules()["unet"].named_modules():
+            if name.endswith(("attn2.to_k", "attn2.to_v")):
+                module.register_forward_hook(hold_start)
+        return tuner
+
+    def draw(self, base: Denoiser, prompts: Sequence[str], rng: Generator) -> tuple[Tensor, Tensor]:
+        """Latents of `drawn` pictures, and which of the prompts each is of."""
+        of = torch.randint(len(prompts), (self.drawn,), generator=rng)
+        seeds = torch.randint(2**31, (self.drawn,), generator=rng).tolist()
+        cond = base.embed(prompts)[of]
+        return base.sample(cond, seeds=seeds, steps=self.sampler_steps, guidance=self.guidance), of
+
+    def given(self, base: Denoiser, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Latents of the pictures in the folder, each of them once of every prompt, and which prompt that is."""
+        latents = base.encode(read_pictures(self.pictures, base.image_size, "ConceptAblation.pictures"))
+        return latents.repeat_interleave(len(prompts), 0), torch.arange(len(prompts)).repeat(len(latents))
+
+    def noised(self, base: Denoiser, latents: Tensor, rng: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A batch of the latents with noise, its levels, the noise as a native prediction, and which latents they are."""
+        i = torch.randint(len(latents), (self.batch,), generator=rng)
+        t = torch.randint(len(base.alphas_cumprod), (self.batch,), generator=rng).to(latents.device)
+        eps = torch.randn(latents[i].shape, generator=rng).to(latents)
+        x = base.add_noise(latents[i], t, eps)
+        return x, t, base.from_eps(x, t, eps), i
+
+
+def hold_start(module: nn.Module, given: tuple[Tensor, ...], rows: Tensor) -> Tensor:
+    """The same rows, the first of them without a gradient: the start token's, which is in every prompt."""
+    return torch.cat([rows[:, :1].detach(), rows[:, 1:]], 1)
