@@ -17,6 +17,7 @@ TABLE = {
     "ablation": "efface.erasers.ablation:ConceptAblation",
     "naive": "efface.erasers.naive:Naive",
     "mapping": "efface.erasers.mapping:TextMapping",
+    "receler": "efface.erasers.receler:Receler",
     "cpe": "efface.erasers.cpe:CPE",
     "ap": "efface.erasers.ap:AP",
     "age": "efface.erasers.age:AGE",

@@ -1,0 +1,63 @@
+"""Bottlenecks: beside each cross-attention a small net of two layers that adds to its output, whatever the prompt (Receler)."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from diffusers.models.attention_processor import Attention
+from jaxtyping import Float
+from torch import Generator, Tensor
+from torch.nn.functional import gelu
+from typing_extensions import override  # in typing from Python 3.12
+
+from efface.core.branch import Added, Bound, Branch
+from efface.core.cond import Cond
+from efface.core.denoiser import Denoiser
+
+PARTS = ("down", "down_bias", "up", "up_bias")
+
+
+class Bottlenecks(Branch):
+    """up GELU(down o + down_bias) + up_bias for the output o of each "unet.….attn2"; "unet.….attn2/down" is one of the tensors."""
+
+    @classmethod
+    def new(cls, base: Denoiser, width: int, rng: Generator) -> "Bottlenecks":
+        """One of `width` hidden units for each cross-attention. They begin as linear layers do, but `up` at zero: they add nothing yet."""
+        tensors = {}
+        for name, module in base.modules()["unet"].named_modules():
+            if name.endswith(".attn2"):
+                assert isinstance(module, Attention)
+                size = module.out_dim
+                down, bias = (
+                    (2 * torch.rand(shape, generator=rng) - 1) / size**0.5 for shape in ((width, size), (width,))
+                )
+                begin = (down, bias, torch.zeros(size, width), torch.zeros(size))
+                tensors |= {f"unet.{name}/{part}": t for part, t in zip(PARTS, begin, strict=True)}
+        return cls(tensors)
+
+    @override
+    def at(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
+        sites = dict.fromkeys(key.rpartition("/")[0] for key in self.tensors)
+        added = {site: _adding(*(self.tensors[f"{site}/{part}"] for part in PARTS)) for site in sites}
+        return lambda cond: added
+
+
+def _adding(down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor) -> Added:
+    def add(given: Tensor, out: Float[Tensor, "b places d"]) -> Float[Tensor, "b places d"]:
+        a, b, c, d = (w.to(out) for w in (down, down_bias, up, up_bias))
+        return gelu(out @ a.T + b) @ c.T + d
+
+    return add
+
+
+def noted(bound: Bound, added: dict[str, Tensor]) -> Bound:
+    """The same, which writes down in `added` what it adds at each site in the latest prediction."""
+
+    def noting(site: str, add: Added) -> Added:
+        def run(given: Tensor, out: Tensor) -> Tensor:
+            added[site] = add(given, out)
+            return added[site]
+
+        return run
+
+    return replace(bound, added=lambda cond: {site: noting(site, add) for site, add in bound.added(cond).items()})
