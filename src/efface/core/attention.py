@@ -59,16 +59,18 @@ def _listen(stack: ExitStack, name: str, layer: Attention, own: Tensor, maps: di
             hook = getattr(layer, part).register_forward_hook(lambda m, i, out, part=part: heard.update({part: out}))
             inner.callback(hook.remove)
 
-    def end(*_: Any) -> None:
+    def end(_: Any, given: Any, named: dict[str, Any], out: Any) -> None:
         inner.close()
         q, k = (heard.pop(part).unflatten(2, (layer.heads, -1)).transpose(1, 2) for part in ("to_q", "to_k"))
         scores = q @ k.transpose(2, 3) * layer.scale
-        attention = scores.softmax(3, dtype=torch.promote_types(scores.dtype, torch.float32))  # as float64 where the model is
-        used = own.any(0)
+        if (hidden := named.get("attention_mask")) is not None:  # as an edit's keys hide padding
+            scores = scores + hidden[:, None]
+        attention = scores.softmax(3, dtype=torch.promote_types(scores.dtype, torch.float32))
+        used = own.any(0).nonzero()[:, 0]
         maps[name] = attention[..., used] * own[:, None, None, used].to(attention)
 
     stack.callback(layer.register_forward_pre_hook(begin).remove)
-    stack.callback(layer.register_forward_hook(end).remove)
+    stack.callback(layer.register_forward_hook(end, with_kwargs=True).remove)
 
 
 def heat(maps: Maps, shape: tuple[int, int], side: int = 16) -> Float[Tensor, "b h w"]:
@@ -97,12 +99,16 @@ def resized(masks: Float[Tensor, "b h w"], size: tuple[int, int]) -> Float[Tenso
     return torch.nn.functional.adaptive_avg_pool2d(masks, size).flatten(1)
 
 
-def attention_loss(maps: Maps, masks: Float[Tensor, "b h w"], shape: tuple[int, int], squared: bool = True) -> Float[Tensor, ""]:
+def attention_loss(
+    maps: Maps, masks: Float[Tensor, "b h w"], shape: tuple[int, int], squared: bool = True
+) -> Float[Tensor, ""]:
     """Attention from inside the masks to the recorded positions: the mean square, or the norm, of each layer, summed over layers."""
     total = masks.new_zeros(())
     for m in maps.values():
         inside = m * resized(masks, grid(m, shape))[:, None, :, None]
-        total = total + (inside.square().sum(3).mean() if squared else torch.linalg.vector_norm(inside, dim=(1, 2, 3)).mean())
+        total = total + (
+            inside.square().sum(3).mean() if squared else torch.linalg.vector_norm(inside, dim=(1, 2, 3)).mean()
+        )
     return total
 
 

@@ -1,5 +1,7 @@
 """Closed forms over text rows: one Cholesky factorisation of one d x d matrix serves every layer (reference: UCE eq. 7)."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -57,3 +59,41 @@ def gain(
     c, a = erased.double(), weights.double()
     m = ridge * (torch.eye(c.shape[1], dtype=torch.float64) if metric is None else metric) + gram(c, a) + kept
     return torch.cholesky_solve((a[:, None] * c).T, torch.linalg.cholesky(m))
+
+
+def fuse(
+    weights: Mapping[str, Tensor],
+    left: Float[Tensor, "d r"],
+    right: Float[Tensor, "d r"],
+    loras: Sequence[Mapping[str, tuple[Tensor, Tensor]]],
+    grams: Sequence[Float[Tensor, "d d"]],
+    prior: Float[Tensor, "d d"],
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Factors (up, down) of W* - W for each weight W, where W* fuses its LoRAs ΔW_i, fitted to W' = W (I + left rightᵀ): it minimises.
+
+        Σ_i |(W* - W' - ΔW_i) K_i^½|² + |(W* - W) P^½|²
+
+    W* = W' + (Σ ΔW_i K_i + (W - W') P) M⁻¹, M = Σ K_i + P: one factorisation for all weights (MACE, eq. 7).
+
+    Args:
+        weights: W by name.
+        left: (d r) of the map.
+        right: (d r) of the map.
+        loras: factors (up, down) of each ΔW_i by name.
+        grams: K_i.
+        prior: P, symmetric positive definite.
+    """
+    total = sum(grams, torch.zeros_like(prior))
+    factor = torch.linalg.cholesky(total + prior)
+    shared = torch.cholesky_solve(total @ right.double(), factor)
+    fused = {}
+    for name, w in weights.items():
+        ups, downs = zip(*(lora[name] for lora in loras), strict=True)
+        seen = torch.cat([k @ down.double().T for k, down in zip(grams, downs, strict=True)], 1)
+        up = torch.cat([w.double().cpu() @ left.double(), *(u.double() for u in ups)], 1)
+        down = torch.cat([shared, torch.cholesky_solve(seen, factor)], 1).T
+        if len(down) >= min(w.shape):
+            both, one = up @ down, torch.eye(min(w.shape), dtype=torch.float64)
+            up, down = (one, both) if w.shape[0] < w.shape[1] else (both, one)
+        fused[name] = (up, down)
+    return fused

@@ -108,10 +108,11 @@ class Tuner(Learner):
     @torch.no_grad()
     def sync(self) -> None:
         """Bring the student's weights in line with the masters."""
+        before = self.base.params(self.workers) if self.rank else {}
         for name, w in self.workers.items():
             if self.rank:
                 w.copy_(
-                    self.base.params([name])[name].float()
+                    before[name].float()
                     + (self.leaves[f"{name}/up"] @ self.leaves[f"{name}/down"]).view_as(w).to(w.device)
                 )
             elif self.leaves[name].data_ptr() != w.data_ptr():

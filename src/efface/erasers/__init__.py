@@ -18,6 +18,7 @@ TABLE = {
     "naive": "efface.erasers.naive:Naive",
     "mapping": "efface.erasers.mapping:TextMapping",
     "receler": "efface.erasers.receler:Receler",
+    "mace": "efface.erasers.mace:MACE",
     "cpe": "efface.erasers.cpe:CPE",
     "ap": "efface.erasers.ap:AP",
     "age": "efface.erasers.age:AGE",

@@ -27,9 +27,9 @@ from efface.core.concept import Concept, article
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, LowRank
 from efface.core.params import param
+from efface.core.rows import keep_rows, pair_rows
 from efface.core.train import Log, Tuner
 from efface.erasers.base import Eraser
-from efface.erasers.uce import keep_rows, pair_rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,114 @@
+"""A concept told in many prompts, with words behind it that carry it too, each beside the same words about its target."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from efface.core.attention import own
+from efface.core.concept import Concept, article
+from efface.core.denoiser import Cond, Denoiser
+from efface.core.errors import UsageError
+from efface.core.linalg import gram, text_map
+from efface.core.rows import keep_rows
+
+# {0} the words, {1} the words with their article; the first two are plain, for pictures
+FRAMES = {
+    "object": (
+        "{1}", "a picture of {1}", "{0}", "{1} in the snow", "{1} on a table", "a photo of {1} at night", "{1} in a green field",
+        "a drawing of {1} on paper", "{1} under a blue sky", "{1} on a white background", "{1} next to a house", "{1} in a simple style",
+    ),
+    "person": (
+        "{0}", "a picture of {0}", "{0} in the snow", "{0} on a stage", "a photo of {0} at night", "a drawing of {0} on paper",
+        "{0} with a hat", "{0} on a white background", "{0} next to a house", "{0} in a simple style",
+    ),
+    "style": (
+        "a picture in {0} style", "a dog in {0} style", "{0}", "{0} style", "a house in {0} style on a white background",
+        "a flower in the style of {0}", "a car drawn by {0} on paper", "a tree in {0} style at night", "{0} style picture of a street",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Told:
+    """Prompts that say a concept, the same about its target, where the concept's own words stand, and how many prompts are plain."""
+
+    prompts: Cond
+    goals: Cond
+    own: Bool[Tensor, "b n"]
+    plain: int
+
+    @property
+    def ends(self) -> Bool[Tensor, "b n"]:
+        """The end token and the padding, which have read the whole prompt."""
+        at = torch.arange(self.own.shape[1], device=self.own.device)
+        return at >= self.prompts.mask.sum(1, keepdim=True) - 1
+
+
+def tell(base: Denoiser, concept: Concept) -> Told:
+    """A concept in all frames of its kind that leave the text encoder a place of padding; with no target, what is left of them.
+
+    Raises:
+        UsageError: none does.
+    """
+    frames = FRAMES.get(concept.kind, FRAMES["object"])
+    goal = (concept.target, article(concept.target)) if concept.target.strip() else ("", "")
+    said = [(f.format(n, article(n)), " ".join(f.format(*goal).split()), n) for f in frames for n in concept.phrases]
+    prompts, goals, names = (base.embed(texts) for texts in zip(*said, strict=True))
+    fits = ((prompts.mask[:, -1] == 0) & (goals.mask[:, -1] == 0)).nonzero()[:, 0]
+    if not len(fits):
+        raise UsageError(
+            f"concept: expected words that the text encoder has room for, got {concept.name!r}; give a shorter name"
+        )
+    plain = int((fits < 2 * len(concept.phrases)).sum())
+    return Told(prompts[fits], goals[fits], own(prompts[fits], [names[[i]] for i in fits.tolist()]), plain or len(fits))
+
+
+def everyday(base: Denoiser, n: int, besides: Sequence[Concept]) -> Cond:
+    """The text encoder's `n` most frequent words that neither a concept nor its target says, each bare and with its article."""
+    said = {w for c in besides for text in (*c.phrases, c.target) for w in text.lower().split()}
+    others = [w for w in base.words(n + len(said)) if w not in said][:n]
+    return base.embed([text for w in others for text in (w, article(w))])
+
+
+def moment(cond: Cond) -> Float[Tensor, "d d"]:
+    """Σ e eᵀ over all rows of a concept's prompts, a mean over prompts; the padding of each counts as one row."""
+    rows, weights = keep_rows(cond.cpu(), "content")
+    return gram(rows, weights / len(cond))
+
+
+def refine(
+    told: Sequence[Told], kept: Float[Tensor, "d d"], prior: Float[Tensor, "d d"]
+) -> tuple[Float[Tensor, "d r"], Float[Tensor, "d r"]]:
+    """Factors (left, right) of I + left rightᵀ, under which words beside each concept read as beside its target: MACE, eq. 1.
+
+    Each concept weighs as much as one prompt; `kept` and `prior` are second moments of what shall stay.
+    """
+    shares = [1 / len(t.own) for t in told for _ in t.own]
+    every = [(t.prompts[[i]].cpu(), t.goals[[i]].cpu()) for t in told for i in range(len(t.own))]
+    rows, goals, leads = zip(*(beside(prompt, goal) for prompt, goal in every), strict=True)
+    weights, before = (
+        torch.cat([torch.full((len(r),), share) for r, share in zip(part, shares, strict=True)])
+        for part in (rows, leads)
+    )
+    kept = kept + gram(torch.cat(leads), before)
+    return text_map(torch.cat(rows), torch.cat(goals), weights, kept, 1.0, prior)
+
+
+def beside(source: Cond, goal: Cond) -> tuple[Float[Tensor, "r d"], Float[Tensor, "r d"], Float[Tensor, "p d"]]:
+    """Rows of one prompt that co-occur with its concept, and the rows of `goal` they shall read as; and those before the concept.
+
+    Words behind the concept are those that end both prompts, to the end token; then the padding as its mean. What begins both
+    prompts has not read the concept and shall stay. The concept's own words are in neither.
+    """
+    a, b = (c.ids[0, : int(c.mask.sum())].tolist() for c in (source, goal))
+    most = min(len(a), len(b))
+    before = next((i for i in range(most) if a[i] != b[i]), most)
+    behind = next((i for i in range(most - before) if a[-1 - i] != b[-1 - i]), most - before)
+    rows, goals = (
+        torch.cat([c.tokens[0, n - behind : n], c.tokens[0, n:].mean(0, keepdim=True)])
+        for c, n in ((source, len(a)), (goal, len(b)))
+    )
+    return rows, goals, source.tokens[0, :before]
