@@ -11,11 +11,11 @@ from toys import differing, moved, probe, snapshot, tiny
 
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
-from efface.core.edit import Edit, Header, Keyed, LowRank, load_edit
+from efface.core.edit import Edit, Header, Keyed, LowRank, Stack, load_edit
 from efface.core.errors import UsageError
 from efface.core.params import choices, fields
 from efface.erasers import TABLE, find, make, names, split
-from efface.erasers.base import Eraser
+from efface.erasers.base import NEEDS, Eraser
 
 # a training short enough for a test; a method takes those it knows
 SMALL = {"steps": 2, "batch": 2, "sampler_steps": 2, "reuse": 2, "warmup": 1, "drawn": 3}
@@ -196,6 +196,39 @@ def test_the_order_of_concepts_does_not_matter_to_a_closed_form(base: Denoiser, 
     )  # sums in another order
 
 
+@table
+def test_scaled_to_nothing_it_is_the_base_bit_for_bit_and_to_half_it_is_between(
+    base: Denoiser, fitted: dict[str, Edit], name: str
+) -> None:
+    whole, half, none = ((fitted[name] * s)(base) for s in (1.0, 0.5, 0.0))
+    seen = {label: look(whole, model, "tiger") for label, model in (("none", none), ("half", half), ("whole", whole))}
+    assert torch.equal(seen["none"], look(whole, base, "tiger"))
+    way = (seen["whole"] - seen["none"]).norm()
+    assert 0 < (seen["half"] - seen["none"]).norm() < way
+    assert 0 < (seen["whole"] - seen["half"]).norm() < way
+
+
+def test_edits_of_all_methods_stack_and_each_comes_off_again(base: Denoiser, fitted: dict[str, Edit]) -> None:
+    edits = [fitted[name] for name in TABLE]
+    stack = Stack(edits)
+    whole = stack(base)
+    assert not differing(snapshot(base), snapshot((stack * 0.0)(base)))
+    for i, name in enumerate(TABLE):
+        less, rest = stack.without(i)(base), Stack(edits[:i] + edits[i + 1 :])(base)
+        assert torch.equal(look(whole, less, "tiger"), look(whole, rest, "tiger")), name
+        assert not torch.equal(look(whole, less, "tiger"), look(whole, whole, "tiger")), name
+
+
+@pytest.mark.parametrize(("one", "two"), [("spm", "cpe"), ("receler", "spm"), ("cpe", "receler")])
+def test_adapters_of_two_methods_stack_in_any_order(
+    base: Denoiser, fitted: dict[str, Edit], one: str, two: str
+) -> None:
+    there, back = (fitted[one] + fitted[two])(base), (fitted[two] + fitted[one])(base)
+    torch.testing.assert_close(probe(there, "tiger"), probe(back, "tiger"), atol=1e-4, rtol=1e-3)
+    for alone in (one, two):
+        assert not torch.allclose(probe(there, "tiger"), probe(fitted[alone](base), "tiger"), atol=1e-4)
+
+
 # -- what it leaves ------------------------------------------------------------------------------------------------
 
 
@@ -317,6 +350,7 @@ def test_an_eraser_is_a_frozen_value_with_defaults(method: str) -> None:
     assert cls() == cls()
     assert all(f.metadata["help"] for f in fields(cls))
     assert cls.cost
+    assert cls.needs <= NEEDS.keys()
     with pytest.raises(dataclasses.FrozenInstanceError):
         cls().seed = 3  # type: ignore[misc]
     with pytest.raises(UsageError, match=rf"^{cls.__name__}: unknown preset 'no such'; known: "):

@@ -213,13 +213,14 @@ def methods(name: Annotated[str | None, typer.Argument(help="one method: its hyp
             )
         out.print(table)
         return
-    table = Table("method", "what it does", "edit", "cost", "presets", box=None)
+    table = Table("method", "what it does", "edit", "needs", "cost", "presets", box=None)
     for method in TABLE:
         cls = find(method)
         makes = " or ".join(kind.__name__ for kind in cls.makes)
         table.add_row(
-            method, (cls.__doc__ or "").strip(), makes, cls.cost, ", ".join(f"{method}-{p}" for p in cls.presets)
-        )
+            method, (cls.__doc__ or "").strip(), makes, ", ".join(sorted(cls.needs)) or "nothing", cls.cost,
+            ", ".join(f"{method}-{p}" for p in cls.presets),
+        )  # fmt: skip
     out.print(table)
 
 

@@ -60,6 +60,7 @@ class ConceptAblation(Eraser):
     phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
 
     makes: ClassVar = (Delta, LowRank)
+    needs: ClassVar = frozenset({"drawing"})
     cost: ClassVar = "a minute on Moji, minutes on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "object": {"lr": 3.2e-5, "guidance": 6.0, "drawn": 200},

@@ -70,6 +70,7 @@ class AGE(Eraser):
     phrases: bool = param(True, "say concepts and words in a few plain phrases as well, not only bare")
 
     makes: ClassVar = (Delta, LowRank)
+    needs: ClassVar = frozenset({"drawing"})
     cost: ClassVar = "a minute or two on Moji, minutes on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {

@@ -18,13 +18,19 @@ from efface.core.errors import UsageError, nearest
 from efface.core.params import check
 from efface.core.train import Log
 
+NEEDS = {
+    "words": "the text encoder alone reads words",
+    "drawing": "the model draws pictures to learn from",
+    "classifier": "something that tells pictures apart",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Eraser(ABC):
     """Hyper-parameters of a method. `fit(base, erase, preserve)` gives an Edit and leaves `base` bit for bit as it was.
 
-    Subclasses are frozen dataclasses whose fields are declared with `param`; `makes` is the kind of edit, `presets` the named
-    settings (`Method.preset("2023")`), `cost` one phrase for the list of methods.
+    Subclasses are frozen dataclasses whose fields are declared with `param`; `makes` is the kind of edit, `needs` what it is
+    made from (NEEDS), `presets` the named settings (`Method.preset("2023")`), `cost` one phrase for the list of methods.
     """
 
     makes: ClassVar[tuple[type[Edit], ...]]

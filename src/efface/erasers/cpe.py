@@ -67,6 +67,7 @@ class CPE(Eraser):
     tied: bool = param(False, "one projection for queries and keys of the gate")
 
     makes: ClassVar = (Adapter,)
+    needs: ClassVar = frozenset({"words"})
     cost: ClassVar = "seconds on Moji, words only"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {

@@ -58,6 +58,7 @@ class Debias(Eraser):
     solver: Literal["uce", "uce-2023", "uce-2025"] = param("uce", "whose rows, weights and ridge the closed form has")
 
     makes: ClassVar = (TextMap, Delta)
+    needs: ClassVar = frozenset({"drawing", "classifier"})
     where: ClassVar = "xattn.kv"
     cost: ClassVar = "minutes of drawing"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -52,6 +52,7 @@ class ESD(Eraser):
     phrases: bool = param(True, "say the concept in a few plain phrases as well, not only bare")
 
     makes: ClassVar = (Delta, LowRank)
+    needs: ClassVar = frozenset({"drawing"})
     cost: ClassVar = "a minute on Moji, minutes on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "x": {"where": "xattn"},

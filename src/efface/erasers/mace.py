@@ -67,6 +67,7 @@ class MACE(Eraser):
 
     where: ClassVar = "xattn.kv"
     makes: ClassVar = (LowRank,)
+    needs: ClassVar = frozenset({"drawing"})
     cost: ClassVar = "seconds a concept on Moji, a minute on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {

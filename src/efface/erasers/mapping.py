@@ -49,6 +49,7 @@ class TextMapping(Eraser):
     phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
 
     makes: ClassVar = (Delta, LowRank)
+    needs: ClassVar = frozenset({"words"})
     cost: ClassVar = "half a minute on Moji, words only"
 
     @override

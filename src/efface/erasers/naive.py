@@ -43,6 +43,7 @@ class Naive(Eraser):
     phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
 
     makes: ClassVar = (Delta, LowRank)
+    needs: ClassVar = frozenset({"drawing"})
     cost: ClassVar = "a minute on Moji, minutes on a GPU"
 
     @override

@@ -59,7 +59,7 @@ class Receler(Eraser):
     phrases: bool = param(True, "say the concept in a few plain phrases as well, not only bare")
 
     makes: ClassVar = (Adapter,)
-    where: ClassVar = ()
+    needs: ClassVar = frozenset({"drawing"})
     cost: ClassVar = "a minute on Moji, minutes on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {

@@ -58,6 +58,7 @@ class SPM(Eraser):
     phrases: bool = param(True, "say the concept in a few plain phrases as well, not only bare")
 
     makes: ClassVar = (Adapter,)
+    needs: ClassVar = frozenset({"drawing"})
     cost: ClassVar = "a minute a concept on Moji, minutes on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {

@@ -50,6 +50,7 @@ class TIME(Eraser):
     phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
 
     makes: ClassVar = (TextMap,)
+    needs: ClassVar = frozenset({"words"})
     cost: ClassVar = "seconds, words only"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {

@@ -57,6 +57,7 @@ class UCE(Eraser):
     )
 
     makes: ClassVar = (TextMap, Delta)
+    needs: ClassVar = frozenset({"words"})
     where: ClassVar = "xattn.kv"
     cost: ClassVar = "seconds, words only"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
