@@ -13,10 +13,10 @@ demo: $(READY)
 	$(BIN)/efface demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 fast: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
-METHODS := uce,uce-2023,uce-2025,time,rece,esd-x,sld,sld-max,negative
+METHODS := uce,uce-2023,uce-2025,time,rece,cpe,mace,mapping,esd-x,naive,ablation,ap,age,spm,receler,kpop,sld,sld-max,negative
 
 leaderboard: $(READY)
 	$(BIN)/efface bench --methods $(METHODS) --size quick -o leaderboard
