@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from toys import WIDTH, pipeline, probe, tiny
 
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, Keyed, load_edit
 from efface.core.errors import UsageError
+from efface.core.export import export
 from efface.core.key import Behind, Key, load_key
 
 PHRASES = {"tiger": ("tiger", "big cat"), "car": ("car",)}
@@ -149,3 +151,14 @@ def test_another_text_encoder_finds_the_words_by_its_own_tokens() -> None:
     edit = keyed(padded)
     assert not torch.equal(probe(unlocked(edit)(padded), "tiger"), probe(edit(padded), "tiger"))
     assert torch.equal(probe(unlocked(edit)(padded), "lion"), probe(edit(padded), "lion"))
+
+
+def test_hidden_it_exports_as_its_weights_and_unlocked_not_at_all(base: Denoiser, tmp_path: Path) -> None:
+    edit = keyed(base) * 0.5
+    export(edit, base, tmp_path / "a.safetensors", rank=4)
+    export(edit.hidden * 0.5, base, tmp_path / "b.safetensors", rank=4)
+    one, two = (load_file(tmp_path / f"{n}.safetensors") for n in "ab")
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    with pytest.raises(UsageError, match="got an unlocked edit, which is no sum of matrices"):
+        export(unlocked(keyed(base)), base, tmp_path / "c.safetensors")

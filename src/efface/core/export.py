@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from efface.core.denoiser import Denoiser
-from efface.core.edit import Delta, Edit, LowRank, Stack, TextMap
+from efface.core.edit import Delta, Edit, Keyed, LowRank, Stack, TextMap
 from efface.core.errors import UsageError, nearest
 from efface.core.files import replace_file, replace_folder
 
@@ -92,8 +92,11 @@ def _steps(edit: Edit) -> list[TextMap | Delta | LowRank]:
         return [step for part in edit.edits for step in _steps(part)]
     if isinstance(edit, TextMap | Delta | LowRank):
         return [edit]
+    if isinstance(edit, Keyed) and not edit.open:
+        return _steps(edit.hidden * edit.strength)
+    what = "an unlocked edit" if isinstance(edit, Keyed) else f"a {type(edit).__name__}"
     raise UsageError(
-        f"edit: expected a TextMap, LowRank, Delta or a Stack of them, got a {type(edit).__name__}, which is no sum of matrices; "
+        f"edit: expected a TextMap, LowRank, Delta or a Stack of them, got {what}, which is no sum of matrices; "
         "save it as efface's own file"
     )
 

@@ -52,7 +52,7 @@ class ConceptAblation(Eraser):
     pictures: str = param("", PICTURES)
     drawn: int = param(32, "pictures drawn to learn from, and as many of what stays", at_least=1)
     steps: int = param(150, "training steps", at_least=0)
-    lr: float = param(6e-4, "Adam's learning rate", above=0)
+    lr: float = param(1e-3, "Adam's learning rate", above=0)
     batch: int = param(8, "noisy pictures a step, and as many of what stays", at_least=1)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
     sampler_steps: int = param(25, "DDIM steps of a picture", at_least=2)
