@@ -276,6 +276,7 @@ def test_the_header_is_the_recipe_and_survives_the_file(
     assert header.version
     assert header.created.endswith("+00:00")
     assert header.seconds >= 0
+    assert header.memory is None or header.memory >= 0
     edit.save(tmp_path / "x.safetensors")
     again = load_edit(tmp_path / "x.safetensors")
     assert isinstance(again.header, Header)

@@ -323,7 +323,8 @@ def test_cost_and_method_section(folder):
     assert table(text(folder), "Cost")[1] == [
         "UCE",
         "0.4 s",
-        "123 kB",
+        "5.6 MB",
+            "123 kB",
         "ridge = 0.5; told to preserve: lion",
         "uce.safetensors/77c1",
     ]

@@ -167,7 +167,7 @@ def _task(task: Task, benchmark: Benchmark, fits: Mapping[str, Fit], edits: Mapp
         "edits": [
             {
                 "label": label, "method": fits[label].method, "task": task.name, "seed": fits[label].seed,
-                "seconds": e.header.seconds, "fingerprint": e.fingerprint, "settings": dict(e.header.settings),
+                "seconds": e.header.seconds, "memory": e.header.memory, "fingerprint": e.fingerprint, "settings": dict(e.header.settings),
                 "bytes": sum(t.numel() * t.element_size() for t in e.tensors().values()),
             }
             for label, e in edits.items()

@@ -289,7 +289,8 @@ def _summary(label: str, edit: Edit, file: str) -> Row:
     header = edit.header
     size = sum(t.numel() * t.element_size() for t in edit.tensors().values())
     return {
-        "id": label, "method": header.method, "settings": dict(header.settings), "seconds": header.seconds, "bytes": size,
+        "id": label, "method": header.method, "settings": dict(header.settings), "seconds": header.seconds, "memory": header.memory,
+        "bytes": size,
         "file": file, "preserve": list(header.preserve), "fingerprint": edit.fingerprint,
     }  # fmt: skip
 

@@ -15,6 +15,7 @@ from efface.core.concept import Concept, concepts, same
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Edit, Header
 from efface.core.errors import UsageError, nearest
+from efface.core.memory import peak
 from efface.core.params import check
 from efface.core.train import Log
 
@@ -79,14 +80,14 @@ class Eraser(ABC):
         erased, kept = concepts(erase), concepts(preserve)
         self._check(erased, kept)
         started, rng = time.perf_counter(), Generator().manual_seed(self.seed)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), peak(base.device) as used:
             torch.manual_seed(self.seed)
             edit = self.run(base, erased, kept, rng, log or Log())
         header = Header(
             method=type(self).__name__, settings=asdict(self), erase=erased, preserve=tuple(c.name for c in kept),
             base=base.fingerprint, model=model, seed=self.seed, version=__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"), seconds=round(time.perf_counter() - started, 3),
-            notes=edit.header.notes,
+            memory=used.bytes, notes=edit.header.notes,
         )  # fmt: skip
         return edit.stamped(header)
 

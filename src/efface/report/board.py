@@ -106,9 +106,10 @@ def lines(board: Board) -> list[dict[str, Any]]:
         for ask in board.scores.numbers:
             mean = board.scores.mean(m, ask)
             line[column(ask, board.scores)] = round(mean.value, 6) if mean.n else ""
-        balance, cost = board.balance(m), {k: board.cost(m, k) for k in ("seconds", "bytes")}
+        balance, cost = board.balance(m), {k: board.cost(m, k) for k in ("seconds", "memory", "bytes")}
         line["harmonic mean"] = "" if balance is None else round(balance, 4)
         line["fit seconds"] = "" if cost["seconds"] is None else round(cost["seconds"], 2)
+        line["fit bytes"] = "" if cost["memory"] is None else round(cost["memory"])
         line["bytes"] = "" if cost["bytes"] is None else round(cost["bytes"])
         found.append(line)
     return found
@@ -123,12 +124,12 @@ def section(board: Board, to: str) -> str:
         cells = [_cell(board, m, ask, winners[ask], to) for ask in asks]
         balance = board.balance(m)
         cells += ["&ndash;" if balance is None else percent(balance)]
-        cells += [seconds(board.cost(m, "seconds")), size(board.cost(m, "bytes"))]
+        cells += [seconds(board.cost(m, "seconds")), *(size(board.cost(m, key)) for key in ("memory", "bytes"))]
         lacking = max(board.tasks.values()) - board.tasks[m]
         head = escape(board.name(m)) + small(f"without {lacking} of the tasks" if lacking else "")
         rows.append((head, cells))
     heads = [Th(short(ask), about(ask, board.scores)) for ask in asks]
-    shown = table("Methods", ["Method", *heads, Th("Balance", "harmonic mean"), "Fit", "File"], rows)
+    shown = table("Methods", ["Method", *heads, Th("Balance", "harmonic mean"), "Fit", "Memory", "File"], rows)
     failed = sum(board.scores.rate(m, ask).failed for m in board.methods for ask in asks)
     lost = f" Not made or not judged, and counted nowhere: {failed}." if failed else ""
     words = (
@@ -179,8 +180,8 @@ def markdown(board: Board) -> str:
     """The table as Markdown, in percent with the page's intervals."""
     asks = board.scores.main()
     winners = {ask: board.best(ask) for ask in asks}
-    head = f"| method | {' | '.join(column(ask, board.scores) for ask in asks)} | balance | fit, s |"
-    text = [head, "|---" * (len(asks) + 3) + "|"]
+    head = f"| method | {' | '.join(column(ask, board.scores) for ask in asks)} | balance | fit, s | memory, MB | file, kB |"
+    text = [head, "|---" * (len(asks) + 5) + "|"]
     for m in board.methods:
         cells = []
         for ask in asks:
@@ -189,8 +190,11 @@ def markdown(board: Board) -> str:
             value = f"**{100 * rate.value:.1f}**" if winner and m in winner.methods else f"{100 * rate.value:.1f}"
             star = r"\*" if winner and winner.chance.get(m, 1.0) <= 0.05 else ""
             cells.append(f"{value}{star} [{100 * low:.0f}, {100 * high:.0f}]" if rate.n else "–")
-        balance, fit = board.balance(m), board.cost(m, "seconds")
-        cells += ["–" if balance is None else f"{100 * balance:.1f}", "" if fit is None else f"{fit:.1f}"]
+        balance, cost = board.balance(m), [board.cost(m, key) for key in ("seconds", "memory", "bytes")]
+        cells += ["–" if balance is None else f"{100 * balance:.1f}"]
+        cells += [
+            "" if c is None else f"{c / unit:.{n}f}" for c, unit, n in zip(cost, (1, 1e6, 1e3), (1, 0, 0), strict=True)
+        ]
         text.append(f"| {board.name(m)} | {' | '.join(cells)} |")
     return "\n".join(text) + "\n"
 

@@ -128,6 +128,7 @@ def _cost(run: Run) -> str:
         kept = ", ".join(map(str, edit.get("preserve") or ())) or "nothing"
         cells = [
             seconds(edit.get("seconds")),
+            size(edit.get("memory")),
             size(edit.get("bytes")),
             f"{escape(settings)}; told to preserve: {escape(kept)}",
         ]
@@ -135,7 +136,7 @@ def _cost(run: Run) -> str:
             f"{escape(edit.get('file') or 'no file')}<small>{escape(str(edit.get('fingerprint') or ''))}</small>"
         )
         rows.append((escape(run.names[edit["id"]]), cells))
-    heads = ["Edit", "Training", "Size", "Settings", Th("File", "fingerprint")]
+    heads = ["Edit", "Training", "Memory", "Size", "Settings", Th("File", "fingerprint")]
     return f"<h2>Cost</h2>{table('Cost', heads, rows, 'seen')}"
 
 
