@@ -241,7 +241,7 @@ from toys import tiny
 from efface.core.edit import load_edit
 torch.set_num_threads(1)
 base, folder = tiny(), Path(sys.argv[1])
-edited = {p.stem: load_edit(p)(base) for p in folder.glob("*.safetensors")}
+edited = {p.stem: load_edit(p)(base) for p in folder.glob("*.safetensors") if ".key" not in p.suffixes}
 save_file({name: look(model, model, "tiger") for name, model in edited.items()}, folder / "out.bin")
 """
 

@@ -43,7 +43,7 @@ class KPOP(Eraser):
     where: Literal["xattn", "xattn.kv", "noxattn", "unet"] = param("xattn", "weights that learn to hide")
     rows: int = param(4, "length of a key, in rows of text", at_least=1)
     radius: float = param(0.5, "ρ, how far a key may lie from the concept's own rows, in their length", above=0)
-    eta: float = param(0.5, "η, how far past the target the concept is pushed, as in ESD", at_least=0)
+    eta: float = param(1.0, "η, how far past the target the concept is pushed, as in ESD", at_least=0)
     recover: float = param(1.0, "λ, weight of what the key brings back", at_least=0)
     keep: float = param(1.0, "weight of preserved concepts and of the unconditional prompt", at_least=0)
     steps: int = param(140, "training steps of the weights", at_least=0)
