@@ -406,7 +406,7 @@ def embedding(base: Denoiser) -> LowRank:
     return LowRank({"text.embeddings.token_embedding.weight": (torch.ones(600, 1), torch.ones(1, WIDTH))}, header(base))
 
 
-KINDS = "edit: expected a TextMap, LowRank, Delta or a Stack of them, got a Gate, which is no sum of matrices; "
+KINDS = "edit: expected a TextMap, LowRank, Delta or a Stack of them, got Gate, which is no sum of matrices; "
 PARTS = "edit: expected weights of linear layers and convolutions, which are all a LoRA carries, got "
 REMEDY = "; fit the edit low-rank, or bake it into the pipeline"
 BOTH = (

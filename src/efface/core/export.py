@@ -94,7 +94,7 @@ def _steps(edit: Edit) -> list[TextMap | Delta | LowRank]:
         return [edit]
     if isinstance(edit, Keyed) and not edit.open:
         return _steps(edit.hidden * edit.strength)
-    what = "an unlocked edit" if isinstance(edit, Keyed) else f"a {type(edit).__name__}"
+    what = "an unlocked edit" if isinstance(edit, Keyed) else type(edit).__name__
     raise UsageError(
         f"edit: expected a TextMap, LowRank, Delta or a Stack of them, got {what}, which is no sum of matrices; "
         "save it as efface's own file"

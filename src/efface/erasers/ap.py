@@ -46,7 +46,7 @@ class AP(Eraser):
     where: Where = param(
         "xattn", "weights that learn: xattn for names and styles, noxattn for what no word must bring back"
     )
-    eta: float = param(1.0, "η, how far past the unconditional prediction the concept is pushed", at_least=0)
+    eta: float = param(1.5, "η, how far past the unconditional prediction the concept is pushed", at_least=0)
     keep: float = param(1.0, "λ, weight of keeping the found words", at_least=0)
     vocabulary: str = param(
         "", "words to keep among: a list with commas, a .txt file with one a line, or '' for the text encoder's own"

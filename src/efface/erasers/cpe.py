@@ -48,7 +48,7 @@ class CPE(Eraser):
     rounds: int = param(1, "rounds of an attack and a defence, a stage each", at_least=0)
     lr: float = param(3e-3, "Adam's learning rate in the first erasing, a tenth of it in defences", above=0)
     batch: int = param(2, "prompts of each concept a step", at_least=1)
-    eta: float = param(1.0, "η, how far past the target the concept is pushed", at_least=0)
+    eta: float = param(0.5, "η, how far past the target the concept is pushed", at_least=0)
     anchor_weight: float = param(300.0, "weight of the anchors that shall stay", at_least=0)
     anchors: int = param(8, "anchors of each concept a step", at_least=1)
     near: int = param(1000, "prompts to draw anchors from, those nearest the concept", at_least=1)
