@@ -49,7 +49,14 @@ def scores():
 
 
 def info():
-    edit = {"id": "uce", "method": "UCE", "settings": {"ridge": 0.5}, "seconds": 0.4, "memory": 5_600_000, "bytes": 123456}
+    edit = {
+        "id": "uce",
+        "method": "UCE",
+        "settings": {"ridge": 0.5},
+        "seconds": 0.4,
+        "memory": 5_600_000,
+        "bytes": 123456,
+    }
     return {
         "title": "Erasing tiger",
         "benchmark": "moji",

@@ -324,7 +324,7 @@ def test_cost_and_method_section(folder):
         "UCE",
         "0.4 s",
         "5.6 MB",
-            "123 kB",
+        "123 kB",
         "ridge = 0.5; told to preserve: lion",
         "uce.safetensors/77c1",
     ]
