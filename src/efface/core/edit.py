@@ -41,9 +41,9 @@ class Header:
     version: str = ""
     created: str = ""
     seconds: float = 0.0
-    memory: int | None = None  # bytes that fitting took at its height
     scores: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)  # what the method found on its way, as plain values
+    memory: int | None = None  # bytes that fitting took at its height
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> "Header":
