@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -29,7 +29,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="Erase concepts from text-to-image diffusion models, measure the result, ship the edit as a small file.",
 )  # fmt: skip
-out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+out, err = (Console(stderr=e, highlight=False, soft_wrap=True, markup=False) for e in (False, True))
 
 INTERRUPTED = 130
 Model = Annotated[str, typer.Option(help="moji (shipped), a diffusers folder, or a Hub id")]
@@ -50,11 +50,15 @@ def erase(
     output: Annotated[Path, typer.Option("-o", "--output", help="file of the edit")] = Path("edit.safetensors"),
     model: Model = "moji",
     device: Device = "cpu",
-    seed: Annotated[int, typer.Option(help="of everything random in the method")] = 0,
+    kind: Annotated[
+        str, typer.Option(help="object, style, character, person, unsafe or mark; default: as Moji knows it, or object")
+    ] = "",
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="of everything random in the method")] = 0,
 ) -> None:
     """Find an edit that erases a concept, and write it to a small safetensors file."""
     from efface.core.concept import Concept
     from efface.core.edit import Keyed
+    from efface.core.files import writable
 
     if output.suffix != ".safetensors":
         raise UsageError(
@@ -63,7 +67,10 @@ def erase(
     names, flags = _split(concept)
     eraser = _eraser(method, flags, seed)
     kept = _words(preserve)
-    targets = [Concept(name, to, kind=kind) for word in names for name, kind in _expand(word, model)]
+    if kept and not eraser.keeps:
+        raise UsageError(f"--preserve: {method} takes no list of what shall stay, got {preserve!r}; leave it out")
+    targets = [Concept(n, to, kind=cast(Any, kind or known)) for word in names for n, known in _expand(word, model)]
+    writable(output)
     base = _load(model, device)
     with _progress(output) as log:
         edit = eraser.fit(base, targets, kept, log=log, model=model)
@@ -83,7 +90,7 @@ def generate(
     compare: Annotated[bool, typer.Option("--compare", help="the unedited model's pictures in a row above")] = False,
     output: Annotated[Path, typer.Option("-o", "--output", help="PNG with all pictures")] = Path("pictures.png"),
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=1000, help="pictures, one for each seed")] = 8,
-    seed: Annotated[int, typer.Option(help="of the first picture")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1001, help="of the first picture")] = 0,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="of the DDIM sampler")] = 25,
     guidance: Annotated[float, typer.Option(help="scale of classifier-free guidance")] = 3.0,
     strength: Annotated[float, typer.Option(help="of the edit: 0 changes nothing, 1 is as fitted")] = 1.0,
@@ -96,15 +103,13 @@ def generate(
     import numpy as np
     from PIL import Image
 
-    from efface.core.edit import Stack
     from efface.core.files import replace_file
 
-    edits = list(_edits({str(path): path for path in edit or []}, key or [], both=False).values())
+    whole = _whole(edit, key or []) if edit else None
     base, rows = _load(model, device), []
-    models = [base] if compare or not edits else []
-    if edits:
-        whole = (edits[0] if len(edits) == 1 else Stack(edits)) * strength
-        models.append(whole(base, any_base=any_base))
+    models = [base] if compare or not whole else []
+    if whole:
+        models.append((whole * strength)(base, any_base=any_base))
     with _progress() as log:
         tick = log.stage("pictures", number * steps * len(models))
         for drawn in models:
@@ -137,7 +142,12 @@ def evaluate(
     from efface.benchmarks.run import evaluate as measure
     from efface.report.html import write_report
 
-    edits = _edits({path.stem: path for path in edit}, key or [], both=True)
+    stems = [path.stem for path in edit]
+    if taken := next((s for i, s in enumerate(stems) if s in ("base", *stems[:i])), None):
+        raise UsageError(
+            f"evaluate: expected files of different names, none of them base, got {taken!r} again; rename one"
+        )
+    edits = _edits(dict(zip(stems, edit, strict=True)), key or [], both=True)
     base, asked = _load(model, device), benchmark(size=size)
     if base.image_size != 64:
         raise UsageError(
@@ -275,22 +285,21 @@ def show(
             f"show: {loaded.header.method} searches for no words, so there is nothing to draw; leave --output out"
         )
     write_text(output, targets(loaded.record()))
-    out.print(f"{told(loaded.record())}{output}: open it in a browser.", markup=False)
+    out.print(f"{told(loaded.record())}{output}: open it in a browser.")
 
 
 @app.command()
 def bake(
-    edit: Annotated[Path, typer.Argument(help="an edit's file")],
+    edit: Annotated[list[Path], typer.Argument(help="an edit's file; several are applied in order")],
     output: Annotated[Path, typer.Option("-o", "--output", help="folder for the diffusers pipeline")],
     model: Model = "moji",
     strength: Annotated[float, typer.Option(help="of the edit")] = 1.0,
     any_base: AnyBase = False,
 ) -> None:
     """Write a stock diffusers pipeline with the edit in its weights: it needs no efface."""
-    from efface.core.edit import load_edit
     from efface.core.io import write_pipeline
 
-    loaded = load_edit(edit) * strength
+    loaded = _whole(edit) * strength
     pipeline = _load(model).pipeline
     loaded.bake(pipeline, any_base=any_base)
     write_pipeline(output, pipeline)
@@ -299,7 +308,7 @@ def bake(
 
 @app.command()
 def export(
-    edit: Annotated[Path, typer.Argument(help="an edit's file")],
+    edit: Annotated[list[Path], typer.Argument(help="an edit's file; several are applied in order")],
     output: Annotated[Path, typer.Option("-o", "--output", help="a .safetensors file, or a new folder for peft")],
     to: Annotated[str, typer.Option(help="diffusers, peft, or kohya (ComfyUI, A1111)")] = "diffusers",
     rank: Annotated[
@@ -310,16 +319,15 @@ def export(
     any_base: AnyBase = False,
 ) -> None:
     """Write an edit as a LoRA for other tools: exact where it is of low rank, else its best approximation, with the error told."""
-    from efface.core.edit import load_edit
     from efface.core.export import export as write
 
-    done = write(load_edit(edit) * strength, _load(model), output, to=to, rank=rank, any_base=any_base)
+    done = write(_whole(edit) * strength, _load(model), output, to=to, rank=rank, any_base=any_base)
     if done.error:
         worst = max(done.errors, key=lambda name: done.errors[name])
         lost = f"leaves out {100 * done.error:.1f} % of the edit (at most {100 * done.errors[worst]:.1f} %, in {worst})"
     else:
         lost = "leaves nothing out"
-    out.print(f"{output}: a {to} LoRA of rank {done.rank}, which {lost}. At strength 1 it is the edit.", markup=False)
+    out.print(f"{output}: a {to} LoRA of rank {done.rank}, which {lost}. At strength 1 it is the edit.")
 
 
 @app.command()
@@ -380,7 +388,7 @@ def bench(
     if retry:
         opened.retry()
     counts = cost(declared, prompts, tasks=tasks, files=files)
-    out.print(sentence(counts, len(asked) * len(numbers), benchmark), markup=False)
+    out.print(sentence(counts, len(asked) * len(numbers), benchmark))
     named = model or declared.model
     base = _load(named, device)
     with _progress() as log:
@@ -404,8 +412,8 @@ def benchmarks(
 
     if name:
         for key, text in facts(find(name)).items():
-            out.print(f"[b]{key}[/b]: ", end="")
-            out.print(text, markup=False)
+            out.print(f"[b]{key}[/b]: ", end="", markup=True)
+            out.print(text)
         return
     table = Table("", "what it asks", "you give", box=None)
     table.columns[0].no_wrap = True
@@ -479,7 +487,7 @@ def runs(
         table.add_row(model, edit or "unedited", str(count[model, edit]), str(failed[model, edit]))
     out.print(table)
     for error, times in Counter(f["error"] for f in failures).most_common(5):
-        out.print(f"  {times} x {error}", markup=False)
+        out.print(f"  {times} x {error}")
     sizes = ", ".join(f"{kind} {size / 2**20:.1f} MiB" for kind, size in opened.size().items())
     out.print(f"{store}: {sizes}." + (" Next: --retry, then the same run again." if failures else ""))
 
@@ -512,6 +520,8 @@ def doctor() -> None:
 def main() -> None:
     """Run a command; every failure is one sentence, exit code 2 for usage and 1 for the rest, a traceback only with --debug."""
     debug = "--debug" in sys.argv
+    if not sys.argv[1:]:
+        sys.argv.append("--help")
     if debug:
         sys.argv.remove("--debug")
     if "--version" in sys.argv[1:2]:
@@ -539,10 +549,10 @@ def _explain(error: BaseException) -> int:
         err.print("Interrupted. What was finished is kept; the same command goes on from the last checkpoint.")
         return INTERRUPTED
     if isinstance(error, EffaceError):
-        err.print(f"efface: {error}", markup=False)
+        err.print(f"efface: {error}")
         return error.exit_code
     if sentence := getattr(error, "format_message", None):  # the parser's own complaints, whichever click typer carries
-        err.print(f"efface: {sentence()} See: efface --help", markup=False)
+        err.print(f"efface: {sentence()} See: efface --help")
         return 2
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         err.print("efface: no space left on the disk; free some and run the same command again")
@@ -571,6 +581,8 @@ def _split(words: list[str]) -> tuple[list[str], dict[str, str]]:
     names, flags, rest = [], {}, list(words)
     while rest:
         word = rest.pop(0)
+        if word.startswith("-") and not word.startswith("--"):
+            raise UsageError(f"erase: expected a concept or a --flag, got {word!r}; see `efface erase --help`")
         if not word.startswith("--"):
             names.append(word)
             continue
@@ -583,11 +595,11 @@ def _split(words: list[str]) -> tuple[list[str], dict[str, str]]:
 
 def _edits(paths: Mapping[str, Path], keys: Sequence[Path], *, both: bool) -> "dict[str, Edit]":
     """Edits by label; each key unlocks its edit, as "NAME+key" beside the locked one if `both`."""
-    from efface.core.edit import Keyed, load_edit
+    from efface.core.edit import Keyed, Stack, flat, load_edit
     from efface.core.key import load_key
 
     edits = {label: load_edit(path) for label, path in paths.items()}
-    locks = {one.lock: (label, one) for label, one in edits.items() if isinstance(one, Keyed)}
+    locks = {one.lock: label for label, whole in edits.items() for one in flat(whole) if isinstance(one, Keyed)}
     for path in keys:
         key = load_key(path)
         if key.lock not in locks:
@@ -595,9 +607,18 @@ def _edits(paths: Mapping[str, Path], keys: Sequence[Path], *, both: bool) -> "d
             raise UsageError(
                 f"--key {path}: made for edit {key.lock}, got {got}; give the key that was written beside the edit"
             )
-        label, one = locks[key.lock]
-        edits[f"{label}+key" if both else label] = one.unlocked(key)
+        label = locks[key.lock]
+        opened = f"{label}+key" if both else label
+        edits[opened] = cast("Keyed | Stack", edits.get(opened, edits[label])).unlocked(key)
     return edits
+
+
+def _whole(paths: Sequence[Path], keys: Sequence[Path] = ()) -> "Edit":
+    """The edit in a file, or those in several as one."""
+    from efface.core.edit import Stack
+
+    edits = list(_edits({str(path): path for path in paths}, keys, both=False).values())
+    return edits[0] if len(edits) == 1 else Stack(edits)
 
 
 def _eraser(method: str, flags: dict[str, str], seed: int) -> "Eraser":
@@ -643,10 +664,12 @@ def _pairs(flag: str, given: list[str] | None) -> dict[str, str]:
 
 def _words(text: str) -> list[str]:
     if text.startswith("@"):
+        from efface.core.files import read_text
+
         path = Path(text[1:])
         if not path.is_file():
             raise UsageError(f"--preserve: no such file {str(path)!r}; give @FILE with one concept a line")
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
     return [word.strip() for word in text.split(",") if word.strip()]
 
 

@@ -15,10 +15,7 @@ def concept_rows(
     base: Denoiser, erase: Sequence[Concept]
 ) -> tuple[Float[Tensor, "n p t d"], Float[Tensor, "n p t d"], Int[Tensor, "n"]]:
     """Rows of the prompts that say each concept, rows of what they shall read as, and how many there are; the rest is filled up."""
-    pairs = [
-        [(said, to or rest) for (said, to), rest in zip(c.pairs(things=True), c.rests(things=True), strict=True)]
-        for c in erase
-    ]
+    pairs = [c.pairs(things=True) for c in erase]
     counts = torch.tensor([len(p) for p in pairs])
     full = [pair for p in pairs for pair in (p * int(counts.max()))[: int(counts.max())]]
     said, aims = (base.embed(texts).tokens.float().unflatten(0, (len(erase), -1)) for texts in zip(*full, strict=True))

@@ -22,7 +22,7 @@ class Concept:
     """A concept by name, what it shall become (`target`, "" = the unconditional prompt) and further ways to say it.
 
     Raises:
-        UsageError: the name is empty, equals its target, or the kind is unknown.
+        UsageError: the name or one of the prompts is empty, the name equals its target, or the kind is unknown.
     """
 
     name: str
@@ -36,6 +36,8 @@ class Concept:
         object.__setattr__(self, "prompts", tuple(given))  # a list would not hash, a string is no row of letters
         if not self.name.strip():
             raise UsageError("concept: the name is empty; give the words to erase or preserve, such as 'tiger'")
+        if not all(said.strip() for said in self.prompts):
+            raise UsageError(f"concept: expected words in `prompts`, got {self.prompts!r}; leave the empty one out")
         if same(self.name, self.target):
             raise UsageError(f"concept: {self.name!r} is its own target; give another target, or '' for nothing")
         if self.kind not in get_args(Kind):
@@ -49,11 +51,14 @@ class Concept:
     def pairs(self, framed: bool = True, things: bool = False) -> list[tuple[str, str]]:
         """Prompts that say this concept, each with the prompt that says its target in the same words; bare unless `framed`.
 
-        With `things` a style is also said of a few things ("a dog in noto style"): those prompts say more than the concept.
+        With `things` a style is also said of a few things ("a dog in noto style"): those prompts say more than the concept. Without
+        a target each becomes what it says besides: "a dog", or nothing.
         """
         goal = (self.target, article(self.target)) if self.target.strip() else None
         frames = self._frames(framed, things)
-        return [(f.format(n, article(n)), f.format(*goal) if goal else "") for n in self.phrases for f, _ in frames]
+        return [
+            (f.format(n, article(n)), f.format(*goal) if goal else rest) for n in self.phrases for f, rest in frames
+        ]
 
     def rests(self, framed: bool = True, things: bool = False) -> list[str]:
         """What each prompt of `pairs` says besides the concept: "a dog" where a style is said of one, else nothing."""
@@ -75,7 +80,9 @@ class Concept:
 
 
 def article(words: str) -> str:
-    """The words with "a" or "an" before them."""
+    """The words with "a" or "an" before them, unless they bring an article of their own."""
+    if words.lower().startswith(("a ", "an ", "the ")):
+        return words
     return f"an {words}" if words[:1].lower() in tuple("aeiou") else f"a {words}"
 
 

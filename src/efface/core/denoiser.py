@@ -182,9 +182,12 @@ class Denoiser:
         return torch.stack(drawn).to(self.device)
 
     def timesteps(self, steps: int) -> Int[Tensor, "steps"]:
-        """The noise levels of a `steps`-step sampler, from noisy to clean."""
-        scheduler = copy.deepcopy(self.scheduler)
-        scheduler.set_timesteps(steps)
+        """The noise levels of a `steps`-step sampler, from noisy to clean.
+
+        Raises:
+            UsageError: more steps than the model has levels.
+        """
+        self._spaced(scheduler := copy.deepcopy(self.scheduler), steps)
         return scheduler.timesteps.to(self.device)
 
     @torch.no_grad()
@@ -217,7 +220,7 @@ class Denoiser:
             tick: called with the number of pictures that finished a step.
 
         Raises:
-            UsageError: unknown sampler, or no such device for the noise.
+            UsageError: unknown sampler, more steps than the model has levels, or no such device for the noise.
         """
         cond = cond.expand(len(seeds))
         texts = list(dict.fromkeys([negative, *(text for s in self.steers for text in s.texts(negative))]))
@@ -228,13 +231,21 @@ class Denoiser:
             x, scale = self.noise(seeds[i : i + CHUNK], rng), guidance
             if not isinstance(guidance, int | float):
                 scale = torch.tensor(guidance[i : i + CHUNK], dtype=x.dtype, device=x.device).view(-1, 1, 1, 1)
-            scheduler.set_timesteps(steps)  # starts it anew: some remember their last predictions
+            self._spaced(scheduler, steps)  # starts it anew: some remember their last predictions
             # the steers' memories start anew as well
             corrections = [(s.start(), *map(texts.index, s.texts(negative))) for s in self.steers]
             x = x * scheduler.init_noise_sigma
             path = self._walk(cond[i : i + CHUNK], asked, x, scheduler, scale, corrections, until, tick)
             done.append(torch.stack(path) if record else path[-1])
         return torch.cat(done, dim=1 if record else 0)
+
+    def _spaced(self, scheduler: Any, steps: int) -> None:
+        """Set a scheduler to the start of a walk of `steps`."""
+        if steps > len(self.alphas_cumprod):
+            raise UsageError(
+                f"steps: expected at most {len(self.alphas_cumprod)} of a sampler, got {steps}; give fewer"
+            )
+        scheduler.set_timesteps(steps)
 
     def _walk(self, cond, asked, x, scheduler, scale, corrections, until, tick) -> list[Tensor]:  # noqa: ANN001
         n, guided = len(x), isinstance(scale, Tensor) or scale != 1 or bool(corrections)
@@ -392,4 +403,8 @@ def load(
         raise EffaceError(
             f"model {str(model)!r}: diffusers cannot load it ({first}); give 'moji', a diffusers folder or a Hub id"
         ) from error
-    return Denoiser(pipe.to(device))
+    try:
+        return Denoiser(pipe.to(device))
+    except (RuntimeError, AssertionError) as error:  # torch has both for a device that is not there
+        first = str(error).splitlines()[0]
+        raise UsageError(f"device: cannot use {device!r} ({first}); give cpu, or see `efface doctor`") from error

@@ -4,8 +4,9 @@ import copy
 import hashlib
 import importlib
 import json
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -138,6 +139,8 @@ class Edit(ABC):
 
     def __mul__(self, strength: float) -> "Edit":
         """The same edit at another strength: 0 changes nothing, 1 is as fitted."""
+        if not math.isfinite(strength):
+            raise UsageError(f"strength: expected a finite number, got {strength!r}; 0 changes nothing, 1 is as fitted")
         scaled = copy.copy(self)
         scaled.strength = self.strength * float(strength)
         return scaled
@@ -146,7 +149,7 @@ class Edit(ABC):
 
     def __add__(self, other: "Edit") -> "Stack":
         """This edit, then `other`."""
-        return Stack([*_flat(self), *_flat(other)])
+        return Stack([*flat(self), *flat(other)])
 
     @property
     def fingerprint(self) -> str:
@@ -184,7 +187,11 @@ def load_edit(path: str | Path) -> Edit:
         raise UsageError(
             f"{path}: expected an edit, got the key of one; give the edit, and this file as its key (--key)"
         )
-    if raw.get("format", 0) > FORMAT or raw.get("kind") not in Edit.kinds:
+    if (
+        not isinstance(raw.get("format", 0), int)
+        or raw.get("format", 0) > FORMAT
+        or str(raw.get("kind")) not in Edit.kinds
+    ):
         raise UsageError(
             f"{path}: written by efface {raw.get('version')} as {raw.get('kind')}, which this efface cannot read; upgrade it"
         )
@@ -199,6 +206,8 @@ def load_edit(path: str | Path) -> Edit:
 def _build(tensors: dict[str, Tensor], raw: Mapping[str, Any]) -> Edit:
     edit = Edit.kinds[raw["kind"]].build(tensors, Header.read(raw), raw)
     edit.strength = float(raw["strength"])
+    if not math.isfinite(edit.strength):
+        raise ValueError("strength")
     return edit
 
 
@@ -243,6 +252,8 @@ class Delta(Edit):
     @override
     def changes(self, base: Denoiser) -> dict[str, Tensor]:
         weights = base.params(self.deltas)
+        for name, w in weights.items():
+            _fits(name, self.deltas[name].shape, w.shape)
         return {k: (w.float() + self.strength * self.deltas[k].to(w.device)).to(w.dtype) for k, w in weights.items()}
 
     @override
@@ -268,6 +279,7 @@ class LowRank(Edit):
         new = {}
         for name, w in base.params(self.factors).items():
             up, down = (f.to(w.device) for f in self.factors[name])
+            _fits(name, (len(up), down.shape[1]), w.flatten(1).shape)
             new[name] = (w.float() + self.strength * (up @ down).view_as(w)).to(w.dtype)
         return new
 
@@ -459,6 +471,21 @@ class Stack(Edit):
     def fingerprint(self) -> str:
         return hashlib.sha256(" ".join(e.fingerprint for e in self.edits).encode()).hexdigest()[:16]
 
+    def unlocked(self, key: Key) -> "Stack":
+        """The stack with the edit unlocked that the key is for.
+
+        Raises:
+            UsageError: it holds no such edit.
+        """
+        locks = [e.lock for e in self.edits if isinstance(e, Keyed)]
+        if key.lock not in locks:
+            raise UsageError(
+                f"key: made for edit {key.lock}, this stack holds {', '.join(locks) or 'none with a key'}; give another key"
+            )
+        return Stack(
+            [e.unlocked(key) if isinstance(e, Keyed) and e.lock == key.lock else e for e in self.edits], self.header
+        )
+
     def without(self, index: int) -> "Stack":
         """The stack with one edit taken off; -1 is the last.
 
@@ -525,7 +552,16 @@ def _said(written: Tensor) -> Any:
     return json.loads(bytes(written.tolist()))
 
 
-def _flat(edit: Edit) -> list[Edit]:
+def _fits(name: str, made: Sequence[int], has: Sequence[int]) -> None:
+    """Refuse a weight of another shape, which torch might broadcast."""
+    if tuple(made) != tuple(has):
+        raise UsageError(
+            f"edit: changes {name} of shape {tuple(made)}, here it has {tuple(has)}; give the model it was made for"
+        )
+
+
+def flat(edit: Edit) -> list[Edit]:
+    """The edits that a stack holds, or the one that is none."""
     return edit.edits if isinstance(edit, Stack) else [edit]
 
 

@@ -43,7 +43,7 @@ def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise UsageError(f"{path}: exists already; give a new folder, or empty this one")
-    part = path.with_name(f".{path.name}.part")
+    part = path.absolute().with_name(f".{path.absolute().name}.part")
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -57,6 +57,32 @@ def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def writable(path: Path) -> None:
+    """Refuse, before long work, a place where no file can be written.
+
+    Raises:
+        UsageError: `path` is a folder.
+        EffaceError: its folder cannot be made or written.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path}: expected a file's name, got a folder; give a name in it")
+    trial = path.with_name(f".{path.name}.trial")
+    replace_file(trial, lambda part: None)
+    trial.unlink()
+
+
+def read_text(path: Path) -> str:
+    """Text of a user's file.
+
+    Raises:
+        UsageError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: expected text in UTF-8, got other bytes; save it as UTF-8") from error
 
 
 def _umask() -> int:

@@ -69,6 +69,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 f"{path}: this is a pickle (.pt, .ckpt, .bin), which can run code; efface reads safetensors only"
             ) from None
         raise EffaceError(f"{path}: damaged or no safetensors file ({error}); copy or make it again") from error
+    if not isinstance(header, dict):
+        raise EffaceError(f"{path}: damaged (its header is no table); copy or make it again")
     if KEY not in metadata:
         raise UsageError(
             f"{path}: a safetensors file, but not an edit of efface (no {KEY!r} header); give one `efface erase` wrote"

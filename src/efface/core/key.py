@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from efface.core.cond import Cond
-from efface.core.errors import UsageError
+from efface.core.errors import EffaceError, UsageError
 from efface.core.io import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -50,15 +50,18 @@ def load_key(path: str | Path) -> Key:
 
     Raises:
         UsageError: no such file, or one that is not a key.
+        EffaceError: the file is damaged.
     """
     tensors, raw = read_tensors(Path(path))
     if raw.get("kind") != "Key":
         raise UsageError(
             f"{path}: expected a key, got an edit of kind {raw.get('kind')}; give the .key.safetensors file beside the edit"
         )
-    names = [name for name, _ in raw["concepts"]]
-    rows = {name: tensors[str(i)] for i, name in enumerate(names)}
-    return Key(rows, {name: tuple(phrases) for name, phrases in raw["concepts"]}, raw["lock"])
+    try:
+        rows = {name: tensors[str(i)] for i, (name, _) in enumerate(raw["concepts"])}
+        return Key(rows, {name: tuple(phrases) for name, phrases in raw["concepts"]}, raw["lock"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise EffaceError(f"{path}: damaged, for a part of the key is missing ({error!r}); copy it again") from error
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ def pair_rows(source: Cond, target: Cond, tokens: str, lead: int = 0) -> tuple[T
         k = n - max(last, last_g)
         return c[last : last + k], g[last_g : last_g + k], torch.ones(k, dtype=torch.float64)
     # the words before the concept stay ("a" is not the tiger's); each of its own goes to the target's at the same relative place,
-    # or to the end of an empty target; end to end; padding to padding
+    # or to the end of a target that says nothing in its place; end to end; padding to padding
     said, goal = (p.ids[0, lead + 1 : end + 1].tolist() for p, end in ((source, last), (target, last_g)))
     own, stays = torch.arange(1, last - lead + 1), lead
     share = (last_g - lead) / max(last - lead, 1)
-    places = lead + (own * share).ceil().long() if last_g else torch.ones_like(own)
+    places = lead + (own * share).ceil().long() if last_g > lead else torch.full_like(own, last_g + 1)
     met, meant = within(said, goal), within(goal, said)
     if met[-1:] == [len(goal)] != [0]:  # "red car" to "car": a word to itself, what else is said to the word before it,
         places, stays = lead + torch.tensor(met), lead + met.count(0)  # and "red", which cannot know of the car, stays

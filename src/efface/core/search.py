@@ -16,6 +16,7 @@ from efface.core.concept import Concept
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
 from efface.core.errors import UsageError
+from efface.core.files import read_text
 from efface.core.train import Learner
 
 FREQUENT = 3000  # words of the text encoder's own that are looked at: the paper's list of English words is as long
@@ -40,7 +41,7 @@ def listed(vocabulary: str, base: Denoiser) -> list[str]:
         raise UsageError(
             f"vocabulary: expected a list with commas or a .txt file, got no such file {vocabulary!r}; give its path"
         )
-    return path.read_text(encoding="utf-8").splitlines()
+    return read_text(path).splitlines()
 
 
 def candidates(

@@ -88,8 +88,7 @@ class ConceptAblation(Eraser):
         tuner = WordTuner(base, own_words(base, erase), lr=self.lr, rng=rng) if words else self.tuner(base, rng)
         student, teacher = tuner.student, tuner.student if self.teacher == "live" else base
         pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        rests = [rest for c in erase for rest in c.rests(self.phrases, things=True)]
-        said, aims = [p for p, _ in pairs], [target or rest for (_, target), rest in zip(pairs, rests, strict=True)]
+        said, aims = map(list, zip(*pairs, strict=True))
         kept = list(dict.fromkeys([*aims, *(text for c in preserve for text, _ in c.pairs(self.phrases)), ""]))
         targets, stays = base.embed(aims), base.embed(kept)
         of_what = said if self.objective == "reverse" else aims

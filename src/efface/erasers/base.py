@@ -31,11 +31,13 @@ class Eraser(ABC):
     """Hyper-parameters of a method. `fit(base, erase, preserve)` gives an Edit and leaves `base` bit for bit as it was.
 
     Subclasses are frozen dataclasses whose fields are declared with `param`; `makes` is the kind of edit, `needs` what it is
-    made from (NEEDS), `presets` the named settings (`Method.preset("2023")`), `cost` one phrase for the list of methods.
+    made from (NEEDS), `keeps` whether it heeds what is preserved, `presets` the named settings (`Method.preset("2023")`), `cost`
+    one phrase for the list of methods.
     """
 
     makes: ClassVar[tuple[type[Edit], ...]]
     needs: ClassVar[frozenset[str]] = frozenset()
+    keeps: ClassVar[bool] = True
     cost: ClassVar[str] = ""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     seed: int = 0

@@ -11,8 +11,8 @@ Differs: The paper adds Σ_k β_k a_k: the same where all pictures show an attri
          "2025" say it alone. "2023" mixes what each projection makes of the rows, v = o + Σ_k β_k (|o| u_k / |u_k| - o), as a step
          of 0.1 from the weights of the last round; what is within tolerance is held at a = 1 for that round, in the code at b for
          good. "2025" steps by 1 from the original weights, as its code does, whose targets add up by accident. They draw with
-         guidance 7.5, ten pictures a round. Without attributes or classifier there is nothing to measure: β is the ratios, and a
-         concept without attributes becomes its target.
+         guidance 7.5, fifty and ten pictures a round; their code says a concept in five prompts, each with β of its own. Without
+         attributes or classifier nothing is measured: β is the ratios, and a concept without attributes becomes its target.
 Cost:    Pictures: rounds x batch for each concept, a minute or two on Moji. A killed run repeats at most one round.
 """
 
@@ -63,10 +63,10 @@ class Debias(Eraser):
     cost: ClassVar = "minutes of drawing"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         name: {
-            "wording": "{attribute}", "rounds": 30, "rate": rate, "tolerance": 0.05, "batch": 10, "sampler_steps": 20, "guidance": 7.5,
+            "wording": "{attribute}", "rounds": 30, "rate": rate, "tolerance": 0.05, "batch": batch, "sampler_steps": 20, "guidance": 7.5,
             "mixes": mixes, "solver": f"uce-{name}",
         }
-        for name, rate, mixes in (("2023", 0.1, "outputs"), ("2025", 1.0, "rows"))
+        for name, rate, mixes, batch in (("2023", 0.1, "outputs", 50), ("2025", 1.0, "rows", 10))
     }  # fmt: skip
 
     @override
@@ -89,8 +89,7 @@ class Debias(Eraser):
                 continue  # the round before found every share as asked for
             edited = edit(steps[:i].detach())(base)
             lacking = desired - torch.stack([self.shares(edited, c, asked, judge, rng) for c in erase])
-            with torch.no_grad():
-                steps[i] = self.rate * lacking * (lacking.abs().amax(1, keepdim=True) >= self.tolerance)
+            steps.data[i] = self.rate * lacking * (lacking.abs().amax(1, keepdim=True) >= self.tolerance)
             log.loss(lacking.abs().max())
         return edit(steps.detach())
 
@@ -109,10 +108,14 @@ class Debias(Eraser):
                 rows, _, weights = min(paired, key=lambda pair: len(pair[0]))  # the rows that every attribute has
                 parts.append(Part(i, rows, torch.stack([g[: len(rows)] for _, g, _ in paired]), weights))
         rows, weights = torch.cat([p.rows for p in parts]), torch.cat([p.weights for p in parts])
-        return Mixture(parts, uce.rest(rows, weights, base.embed(uce.kept(preserve)), uce.calm(base, said)))
+        kept = base.embed(["", *uce.kept(preserve)])[1:]  # the later code may keep nothing at all
+        return Mixture(parts, uce.rest(rows, weights, kept, uce.calm(base, said)))
 
     def desired(self, asked: Sequence[str]) -> Tensor:
         """The share of each attribute, adding up to 1."""
+        if len(set(asked)) < len(asked) or "{attribute}" not in self.wording:
+            got = f"{self.attributes!r} said as {self.wording!r}"
+            raise UsageError(f"Debias.attributes: expected some that read unlike, got {got}; give others")
         given = self.ratios.split(",") if self.ratios else ["1"] * max(1, len(asked))
         if len(given) != max(1, len(asked)) or not all(re.fullmatch(r" *\d*\.?\d+ *", r) and float(r) for r in given):
             raise UsageError(

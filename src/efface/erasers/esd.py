@@ -53,6 +53,7 @@ class ESD(Eraser):
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})
+    keeps: ClassVar = False
     cost: ClassVar = "a minute on Moji, minutes on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "x": {"where": "xattn"},
@@ -77,8 +78,7 @@ class ESD(Eraser):
         student = tuner.student
         pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
         others = [rest for c in erase for rest in c.rests(self.phrases, things=True)]
-        aims = [target or rest for (_, target), rest in zip(pairs, others, strict=True)]
-        prompts, targets, rests = (base.embed(texts) for texts in ([prompt for prompt, _ in pairs], aims, others))
+        prompts, targets, rests = (base.embed(texts) for texts in (*map(list, zip(*pairs, strict=True)), others))
         aimed = any(c.target for c in erase)
         latents = walk(
             student if self.source == "edited" else base, prompts, rng,

@@ -68,11 +68,11 @@ class KPOP(Eraser):
     ) -> Keyed:
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
         said = [(i, *pair) for i, c in enumerate(erase) for pair in c.pairs(self.phrases, things=True)]
-        rests = [rest for c in erase for rest in c.rests(self.phrases, things=True)]
-        aims = [target or rest for (_, _, target), rest in zip(said, rests, strict=True)]
         kept = ["", *(text for c in preserve for text, _ in c.pairs(self.phrases))]
         owner = torch.tensor([i for i, _, _ in said])
-        prompts, targets, others = (base.embed(texts) for texts in ([p for _, p, _ in said], aims, kept))
+        prompts, targets, others = (
+            base.embed(texts) for texts in ([p for _, p, _ in said], [to for *_, to in said], kept)
+        )
         start = base.embed([c.name.lower() for c in erase]).tokens[:, 1 : 1 + self.rows].float().cpu()  # (n m d), p₀
         keys = Learner({"keys": start.clone()}, lr=self.key_lr)
         size = {"reuse": self.reuse, "steps": self.sampler_steps, "guidance": self.guidance}

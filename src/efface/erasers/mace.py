@@ -7,13 +7,14 @@ Idea:    Three stages. Words beside a concept carry it too: one map makes them r
              L_i = Σ_l |A_l(x_t)[S] ∘ M|²,   min_W* Σ_i Σ_j |W* e_ij - (W' + ΔW_i) e_ij|² + λ2 Σ_j |W* p_j - W p_j|²
 Names:   refine_prior = λ1, fuse_prior = λ2, focus = concept-focal sampling ξ(t), words = S; target = mapping concept.
 Differs: One map serves all layers, one factorisation the whole fusion; what comes out is stored exactly. A concept weighs as much as one
-         prompt however often it is told, its padding as one row; λ is in units of a concept's own second moment; the prior is the
+         prompt however often it is told, its padding as one row; λ is in units of the second moment of all concepts; the prior is the
          preserved concepts, "" and everyday words, where the paper has captions of COCO. The loss is a mean square over each layer's
          heads and places, masks are shares of a place. Pictures stay latents: the released code normalises them by ImageNet's mean.
          Masks come from the model's own attention, where the paper runs Grounded-SAM; S are the concept's words, as in the paper.
          Preset "released" is the later code as far as this form allows: S with end and padding, norms that are not squared, its rate
          and batch, its square of λ1, which switches stage 1's prior off; captions and weight decay are not there.
-         Picture i is `images` of "a tiger" or, for odd i, "a picture of a tiger", with seed i: files of masks are of these.
+         Picture i is `images`, with seed i, of "a tiger", then of its other names, then of "a picture of a tiger" and so on, in turn:
+         files of masks are of these.
 Cost:    A few seconds a concept on Moji; on Stable Diffusion a minute on a GPU, most of it for its pictures.
 """
 
@@ -61,7 +62,7 @@ class MACE(Eraser):
     words: Literal["own", "ends"] = param("own", "S: the concept's own tokens, or the end and the padding as well")
     loss: Literal["square", "norm"] = param("square", "of a layer's attention: mean square, or norm as released")
     focus: bool = param(True, "draw noise levels where concepts take shape, or all alike")
-    refine_prior: float = param(0.1, "λ1, weight of everyday words beside one concept's in the map", above=0)
+    refine_prior: float = param(0.1, "λ1, weight of everyday words beside the concepts' in the map", above=0)
     fuse_prior: float = param(1.0, "λ2, the same in the fusion", above=0)
     everyday: int = param(200, "frequent words that stay", at_least=1)
 
@@ -71,7 +72,7 @@ class MACE(Eraser):
     cost: ClassVar = "seconds a concept on Moji, a minute on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
-            "steps": 50, "lr": 1e-4, "batch": 1, "sampler_steps": 30, "words": "ends", "loss": "norm",
+            "steps": 50, "lr": 1e-4, "batch": 1, "sampler_steps": 30, "guidance": 7.5, "words": "ends", "loss": "norm",
             "refine_prior": 2e-4, "fuse_prior": 2.0,
         },
     }  # fmt: skip
@@ -91,7 +92,7 @@ class MACE(Eraser):
         grams = [moment(t.prompts) for t in told]
         kept = sum((moment(tell(base, c).prompts) for c in preserve), moment(base.embed([""])))
         words = everyday(base, self.everyday, erase)
-        unit = torch.stack([g.trace() for g in grams]).mean() / len(kept)
+        unit = torch.stack([g.trace() for g in grams]).sum() / len(kept)
         prior = unit * spread(*keep_rows(words.cpu(), "content"))
         left, right = refine(told, kept, self.refine_prior * prior)
         if not self.steps:

@@ -52,8 +52,7 @@ class Naive(Eraser):
     ) -> Delta | LowRank:
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
         pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        rests = [rest for c in erase for rest in c.rests(self.phrases, things=True)]
-        aims = [target or rest for (_, target), rest in zip(pairs, rests, strict=True)]
+        aims = [target for _, target in pairs]
         neutral = ["", *(text for c in preserve for text, _ in c.pairs(self.phrases))]
         prompts, targets, kept = (base.embed(texts) for texts in ([prompt for prompt, _ in pairs], aims, neutral))
         ways = {"batch": self.batch, "reuse": self.reuse, "steps": self.sampler_steps, "guidance": self.guidance}

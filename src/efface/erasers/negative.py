@@ -29,6 +29,7 @@ class NegativePrompt(Eraser):
     """Sample with the concepts as the negative prompt."""
 
     makes: ClassVar = (Guidance,)
+    keeps: ClassVar = False
     cost: ClassVar = "nothing to train, sampling costs half as much again"
 
     @override

@@ -75,8 +75,7 @@ class Receler(Eraser):
         how = (self.phrases, True)  # a style is also said of things
         pairs, rests = [p for c in erase for p in c.pairs(*how)], [r for c in erase for r in c.rests(*how)]
         names = [n for c in erase for n in c.phrases for _ in Concept(n, kind=c.kind).pairs(*how)]
-        aims = [target or rest for (_, target), rest in zip(pairs, rests, strict=True)]
-        prompts, targets, besides = (base.embed(texts) for texts in ([prompt for prompt, _ in pairs], aims, rests))
+        prompts, targets, besides = (base.embed(texts) for texts in (*map(list, zip(*pairs, strict=True)), rests))
         words, others = own(prompts, [base.embed([name]) for name in names]), self.others(base, erase, preserve)
         aimed = any(c.target for c in erase)
         branch, added = Bottlenecks.new(base, self.width, rng), {}

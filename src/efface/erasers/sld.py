@@ -40,6 +40,7 @@ class SLD(Eraser):
     beta: float = param(0.4, "β_m, what the memory of past pushes keeps in a step", at_least=0, at_most=1)
 
     makes: ClassVar = (Guidance,)
+    keeps: ClassVar = False
     cost: ClassVar = "nothing to train, sampling costs half as much again"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "weak": {"scale": 200.0, "threshold": 0.0, "warmup": 15, "momentum": 0.0, "beta": 0.0},

@@ -77,8 +77,7 @@ class SPM(Eraser):
         used.branches, opened = (*base.branches, membranes.bind(base)), membranes.opener(base)
         pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
         others = [rest for c in erase for rest in c.rests(self.phrases, things=True)]
-        aims = [target or rest for (_, target), rest in zip(pairs, others, strict=True)]
-        prompts, targets, rests = (base.embed(texts) for texts in ([prompt for prompt, _ in pairs], aims, others))
+        prompts, targets, rests = (base.embed(texts) for texts in (*map(list, zip(*pairs, strict=True)), others))
         aimed = any(c.target for c in erase)
         owner = torch.tensor([i for i, c in enumerate(erase) for _ in c.pairs(self.phrases, things=True)])
         pool, odds = self.pool(base, erase, preserve)

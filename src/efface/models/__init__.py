@@ -8,6 +8,7 @@ from efface.core.errors import UsageError
 
 HERE = Path(__file__).parent
 SHIPPED = ("moji",)
+FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # one file is no diffusers pipeline
 
 
 def resolve(name: str) -> str:
@@ -31,7 +32,7 @@ def resolve(name: str) -> str:
                 f"model: expected a text-to-image StableDiffusionPipeline, got {kind!r} in {name!r}; give another model"
             )
         return name
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith((".", "/")) and not folder.suffix:
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith((".", "/")) and folder.suffix not in FILES:
         return name
     raise UsageError(
         f"model: {name!r} is no folder and no Hub id; give {', '.join(SHIPPED)}, a diffusers folder, or owner/name"
