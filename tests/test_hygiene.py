@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from efface.erasers import TABLE
+from efface.erasers import TABLE, find
 
 TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src" / "efface"
@@ -127,5 +127,6 @@ def test_public_names_resolve_and_unknown_ones_name_the_known() -> None:
 
     for name in efface.__all__:
         assert getattr(efface, name) is not None
+    assert {find(name).__name__ for name in TABLE} <= set(efface.__all__)
     with pytest.raises(AttributeError, match="module 'efface' has no attribute 'UEC'; public names: .*UCE"):
         efface.UEC  # noqa: B018

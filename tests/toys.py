@@ -151,7 +151,7 @@ class MixtureDenoiser(Denoiser):
         bar = self.alphas_cumprod.to(x.dtype)[t].view(-1, 1, 1, 1)
         mean = self.means(cond.expand(len(x))).to(x.dtype)
         eps = (1 - bar).sqrt() * (x - bar.sqrt() * mean) / (bar * self.spread**2 + 1 - bar)
-        return self.from_eps(x, t, eps)
+        return self.native((x - (1 - bar).sqrt() * eps) / bar.sqrt(), t, eps)
 
 
 def snapshot(model: Denoiser) -> dict[str, Tensor]:

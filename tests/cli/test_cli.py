@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from efface import cli, load_edit
+from efface import cli, load, load_edit
 
 
 def run(capsys, *words: str) -> tuple[int, str, str]:
@@ -185,6 +185,16 @@ def test_lists(capsys):
         (["erase", "tiger", "-o", "edit.pt"], 2, "ends in .safetensors"),
         (["erase", "tiger", "--model", "no/where/at/all"], 2, "is no folder and no Hub id"),
         (["erase", "tiger", "--model", "."], 2, "holds no model_index.json"),
+        (["erase", "tiger", "--model", "an/other.ckpt"], 2, "is no folder and no Hub id"),
+        (["erase", "tiger", "-m", "uce"], 2, "expected a concept or a --flag, got '-m'"),
+        (["erase", "tiger", "--kind", "stile"], 2, "did you mean 'style'"),
+        (["erase", "tiger", "--seed", str(2**64)], 2, "--seed"),
+        (["erase", "tiger", "--method", "sld", "--preserve", "lion"], 2, "--preserve: sld takes no list"),
+        (["erase", "tiger", "--device", "gpu"], 2, "device: cannot use 'gpu'"),
+        (["erase", "tiger", "-o", "."], 2, "ends in .safetensors"),
+        (["generate", "a [/tiger]", "--edit", "[/none].safetensors"], 2, "[/none].safetensors: no such file"),
+        (["evaluate", "a/edit.safetensors", "b/edit.safetensors"], 2, "different names, none of them base, got 'edit'"),
+        (["evaluate", "base.safetensors"], 2, "none of them base, got 'base'"),
         (["generate", "a tiger", "--edit", "none.safetensors"], 2, "no such file"),
         (["generate"], 2, "Missing argument"),
         (["evaluate", "none.safetensors"], 2, "no such file"),
@@ -229,6 +239,39 @@ def test_wrong_files_are_one_sentence(capsys, tiger: Path):
         assert got == code
         assert sentence in errors
         assert len(errors.strip().splitlines()) == 1
+
+
+def test_no_training_for_a_file_that_cannot_be_written(capsys, folder: Path):
+    (folder / "folder.safetensors").mkdir()
+    (folder / "list.txt").write_bytes("café".encode("latin-1"))
+    words = ["erase", "tiger", "--method", "esd-x", "--steps", "1", "--sampler-steps", "2"]
+    for wrong, code, sentence in (
+        (["-o", "folder.safetensors"], 2, "expected a file's name, got a folder"),
+        (["-o", "list.txt/edit.safetensors"], 1, "cannot be written"),
+        (["--method", "spm", "--preserve", "@list.txt"], 2, "expected text in UTF-8"),
+    ):
+        got, _, errors = run(capsys, *words, *wrong)
+        assert got == code, errors
+        assert sentence in errors
+        assert "steps" not in errors  # no bar was drawn
+        assert sorted(p.name for p in folder.iterdir()) == ["folder.safetensors", "list.txt"]
+
+
+def test_several_edits_are_baked_and_exported_as_one(capsys, tiger: Path, folder: Path):
+    code, _, errors = run(capsys, "erase", "a van gogh", "--kind", "style", "-o", "style.safetensors")
+    assert code == 0, errors
+    one, two = load_edit(tiger), load_edit("style.safetensors")
+    assert two.header.erase[0].kind == "style"
+    code, out, errors = run(capsys, "bake", str(tiger), "style.safetensors", "-o", "baked")
+    assert code == 0, errors
+    assert "tiger and a van gogh" in out
+    base = load("moji")
+    whole, baked = (one + two)(base).params("xattn.kv"), load(folder / "baked").params("xattn.kv")
+    for name, w in whole.items():
+        torch.testing.assert_close(baked[name], w)
+    code, out, errors = run(capsys, "export", str(tiger), "style.safetensors", "-o", "lora.safetensors")
+    assert code == 0, errors
+    assert "leaves nothing out" in out
 
 
 def test_an_edit_for_another_base_is_refused(capsys, tiger: Path):

@@ -28,6 +28,20 @@ def test_same_ignores_case_and_spacing_only(a: str, b: str, equal: bool) -> None
     assert same(a, b) is equal
 
 
+def test_an_article_is_said_once() -> None:
+    assert Concept("a tiger", "the cat").pairs()[1:] == [
+        ("a tiger", "the cat"),
+        ("a picture of a tiger", "a picture of the cat"),
+    ]
+    assert Concept("owl", "ant").pairs()[1] == ("an owl", "an ant")
+
+
+def test_without_a_target_a_style_becomes_what_it_was_said_of() -> None:
+    plain, aimed = (dict(Concept("noto", to, kind="style").pairs(things=True)) for to in ("", "sketch"))
+    assert (plain["noto"], plain["a dog in noto style"]) == ("", "a dog")
+    assert aimed["a dog in noto style"] == "a dog in sketch style"
+
+
 def test_names_become_concepts_with_the_target_and_concepts_keep_theirs() -> None:
     assert concepts("tiger", "cat") == (Concept("tiger", "cat"),)
     assert concepts(Concept("car", "bus"), "cat") == (Concept("car", "bus"),)
@@ -38,6 +52,10 @@ def test_names_become_concepts_with_the_target_and_concepts_keep_theirs() -> Non
     ("make", "sentence"),
     [
         (lambda: Concept(" "), "concept: the name is empty; give the words to erase or preserve, such as 'tiger'"),
+        (
+            lambda: Concept("tiger", prompts=("big cat", " ")),
+            "concept: expected words in `prompts`, got ('big cat', ' '); leave the empty one out",
+        ),
         (
             lambda: Concept("Tiger", " tiger"),
             "concept: 'Tiger' is its own target; give another target, or '' for nothing",

@@ -49,7 +49,18 @@ def test_conversions_are_exact(kind: str) -> None:
         model.to_x0(noisy, level, torch.from_numpy(native)).numpy(), x0, atol=1e-12
     )  # α = 0.07 at t = 999
     np.testing.assert_allclose(model.to_eps(noisy, level, torch.from_numpy(native)).numpy(), eps, atol=1e-12)
-    np.testing.assert_allclose(model.from_eps(noisy, level, torch.from_numpy(eps)).numpy(), native, atol=1e-12)
+    np.testing.assert_allclose(
+        model.native(torch.from_numpy(x0), level, torch.from_numpy(eps)).numpy(), native, atol=1e-12
+    )
+
+
+def test_more_steps_than_levels_are_refused(base: Denoiser) -> None:
+    assert len(base.timesteps(1000)) == 1000
+    sentence = "^steps: expected at most 1000 of a sampler, got 1001; give fewer$"
+    with pytest.raises(UsageError, match=sentence):
+        base.timesteps(1001)
+    with pytest.raises(UsageError, match=sentence):
+        base.sample(base.embed(["cat"]), seeds=[0], steps=1001)
 
 
 def test_predict_is_the_unets_native_output(model: Denoiser) -> None:

@@ -5,6 +5,7 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -227,6 +228,16 @@ def test_a_model_of_another_shape_is_refused_even_then(base: Denoiser, monkeypat
         match=r"^edit: maps text rows of width 64, unet\..* reads rows of 32; give the model it was made for$",
     ):
         text_map(base)(narrow, any_base=True)
+    name = next(iter(base.params("xattn.kv")))
+    rows = len(base.params([name])[name])
+    for one, shape in (
+        (Delta({name: torch.ones(1, 1)}), r"\(1, 1\)"),  # torch would spread it over the weight
+        (LowRank({name: (torch.ones(rows, 1), torch.ones(1, 64))}), rf"\({rows}, 64\)"),
+    ):
+        with pytest.raises(
+            UsageError, match=rf"^edit: changes {name} of shape {shape}, here it has \({rows}, 32\); give"
+        ):
+            one(narrow, any_base=True)
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
@@ -296,6 +307,19 @@ def test_entries_of_a_newer_minor_version_are_left_out(base: Denoiser, tmp_path:
     path = tmp_path / "x.safetensors"
     io.write_tensors(path, delta(base).tensors(), {**delta(base).record(), "licence": "CC0"})
     assert load_edit(path).header == header(base)
+
+
+@pytest.mark.parametrize("spoilt", [{"format": "1"}, {"format": None}, {"kind": ["TextMap"]}, {"strength": "nan"}])
+def test_a_header_of_other_types_is_one_sentence(base: Denoiser, tmp_path: Path, spoilt: dict[str, Any]) -> None:
+    io.write_tensors(tmp_path / "x.safetensors", text_map(base).tensors(), {**text_map(base).record(), **spoilt})
+    with pytest.raises(EffaceError, match="x.safetensors: "):
+        load_edit(tmp_path / "x.safetensors")
+
+
+def test_a_strength_is_a_number(base: Denoiser) -> None:
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="^strength: expected a finite number, got (nan|inf); 0 changes nothing"):
+            _ = text_map(base) * wrong
 
 
 def test_header_and_tensors_that_do_not_fit_are_one_sentence(base: Denoiser, tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
-from toys import LENGTH, MixtureDenoiser, differing, pipeline, probe, snapshot, tiny
+from toys import LENGTH, SCHEDULER, MixtureDenoiser, differing, pipeline, probe, snapshot, tiny
 
 from efface.core.concept import Concept
 from efface.core.denoiser import CHUNK, SAMPLERS, Denoiser
@@ -100,6 +101,20 @@ def test_a_rule_works_in_noise_whatever_the_model_predicts(edit: Guidance) -> No
         draw(m, ["a house"], [1], steps=6) for m in (epsilon, velocity)
     )  # the same exact noise, predicted as ε and as v
     torch.testing.assert_close(one, two, atol=5e-3, rtol=0)
+
+
+def test_where_all_is_noise_nothing_is_steered(edit: Guidance) -> None:
+    pipe = pipeline("v_prediction")
+    zero = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    pipe.scheduler = DDIMScheduler(**SCHEDULER, **zero)
+    model = Denoiser(pipe)
+    assert model.alphas_cumprod[-1] == 0
+    plain, steered = (
+        m.sample(m.embed(["a house"]), seeds=[1], steps=4, record=True) for m in (model, edit(model, any_base=True))
+    )
+    torch.testing.assert_close(plain[:2], steered[:2], atol=1e-5, rtol=0)
+    assert steered.isfinite().all()
+    assert (steered[-1] - plain[-1]).abs().max() > 1e-3
 
 
 # -- composing -----------------------------------------------------------------------------------------------------
@@ -206,6 +221,6 @@ def test_concepts_of_one_target_share_a_prompt_while_it_fits(base: Denoiser) -> 
 def test_the_sampler_reads_each_text_once() -> None:
     assert Steer("tiger", "", REPEL).texts("sad") == ("tiger", "sad")
     assert Steer("tiger", "cat", REPEL).texts("sad") == ("tiger", "cat")
-    assert Steer("tiger", "", Replace()).texts("sad") == ("sad, tiger", "sad")
-    assert Steer("tiger", "cat", Replace()).texts("sad") == ("sad, tiger", "sad, cat")
+    assert Steer("tiger", "", Replace()).texts("sad") == ("tiger, sad", "sad")
+    assert Steer("tiger", "cat", Replace()).texts("sad") == ("tiger, sad", "cat, sad")
     assert Steer("tiger", "", Replace()).texts("") == ("tiger", "")

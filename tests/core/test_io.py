@@ -135,9 +135,10 @@ def test_a_foreign_safetensors_file_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_a_header_that_is_no_json_is_a_damaged_file(tmp_path: Path) -> None:
-    save_file(ONE, tmp_path / "x.safetensors", metadata={KEY: "{"})
-    with pytest.raises(EffaceError, match="damaged"):
-        read_tensors(tmp_path / "x.safetensors")
+    for header in ("{", "[]", "3", "null"):
+        save_file(ONE, tmp_path / "x.safetensors", metadata={KEY: header})
+        with pytest.raises(EffaceError, match="damaged"):
+            read_tensors(tmp_path / "x.safetensors")
 
 
 def test_a_header_length_that_looks_like_a_pickle_is_read_all_the_same(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from torch import Tensor
 from toys import WIDTH, pipeline, probe, tiny
 
 from efface.core.denoiser import Denoiser
-from efface.core.edit import Delta, Keyed, load_edit
-from efface.core.errors import UsageError
+from efface.core.edit import Delta, Keyed, Stack, load_edit
+from efface.core.errors import EffaceError, UsageError
 from efface.core.export import export
+from efface.core.io import write_tensors
 from efface.core.key import Behind, Key, load_key
 
 PHRASES = {"tiger": ("tiger", "big cat"), "car": ("car",)}
@@ -122,6 +123,15 @@ def test_a_key_of_another_edit_is_refused(base: Denoiser, tmp_path: Path) -> Non
         load_key(tmp_path / "x.safetensors")
     with pytest.raises(UsageError, match="no such file"):
         load_key(tmp_path / "nothing.safetensors")
+    for spoilt in (
+        {"concepts": 3},
+        {"concepts": [["tiger", ["tiger"]], ["car", ["car"]], ["bus", []]]},
+        {"lock": None},
+    ):
+        header = {"kind": "Key", "concepts": [], "lock": "x"} | spoilt
+        write_tensors(tmp_path / "spoilt.safetensors", {}, {k: v for k, v in header.items() if v is not None})
+        with pytest.raises(EffaceError, match="spoilt.safetensors: damaged, for a part of the key is missing"):
+            load_key(tmp_path / "spoilt.safetensors")
 
 
 def test_half_as_strong_and_not_at_all(base: Denoiser) -> None:
@@ -144,6 +154,19 @@ def test_a_stack_keeps_the_keys_of_its_edits(base: Denoiser) -> None:
     twin = one(base)
     assert len(stack(base).keys) == 1
     assert torch.equal(probe(stack(base), "tiger"), probe(keyed(base, 1)(twin), "tiger"))
+
+
+def test_a_stack_in_a_file_is_locked_and_its_keys_lie_beside_it(base: Denoiser, tmp_path: Path) -> None:
+    stack = keyed(base, 1) + unlocked(keyed(base))
+    stack.save(tmp_path / "x.safetensors")
+    again = load_edit(tmp_path / "x.safetensors")
+    assert isinstance(again, Stack)
+    assert not again(base).keys
+    opened = again.unlocked(load_key(tmp_path / "x.1.key.safetensors"))
+    assert torch.equal(probe(opened(base), "tiger"), probe(stack(base), "tiger"))
+    assert opened.fingerprint == stack.fingerprint
+    with pytest.raises(UsageError, match=r"^key: made for edit no-such, this stack holds \w+, \w+; give another key"):
+        again.unlocked(Key({}, {}, "no-such"))
 
 
 def test_another_text_encoder_finds_the_words_by_its_own_tokens() -> None:

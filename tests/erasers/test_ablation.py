@@ -266,7 +266,7 @@ def fits(model: Denoiser, latents: Tensor, prompt: str) -> float:
     eps = torch.randn(x0.shape, generator=rng)
     x = model.add_noise(x0, t, eps)
     with torch.no_grad():
-        return float((model.predict(x, t, model.embed([prompt])) - model.from_eps(x, t, eps)).square().mean())
+        return float((model.predict(x, t, model.embed([prompt])) - model.native(x0, t, eps)).square().mean())
 
 
 def test_a_memorised_picture_is_forgotten_and_another_is_not(base: Denoiser, tmp_path: Path) -> None:

@@ -327,12 +327,25 @@ def test_presets_are_the_two_releases() -> None:
     old, new = Debias.preset("2023"), Debias.preset("2025")
     assert (old.mixes, old.rate, old.solver) == ("outputs", 0.1, "uce-2023")
     assert (new.mixes, new.rate, new.solver) == ("rows", 1.0, "uce-2025")
+    assert (old.batch, new.batch) == (50, 10)
     for one in (old, new):
-        assert (one.rounds, one.tolerance, one.batch, one.sampler_steps, one.guidance) == (30, 0.05, 10, 20, 7.5)
+        assert (one.rounds, one.tolerance, one.sampler_steps, one.guidance) == (30, 0.05, 20, 7.5)
         assert one.wording == "{attribute}"
 
 
+@pytest.mark.parametrize("preset", ["2023", "2025"])
+def test_presets_need_no_list_of_what_stays(base: Denoiser, preset: str) -> None:
+    edit = Debias.preset(preset, attributes="red,blue", classifier="").fit(base, "tiger")
+    assert moved(base, edit(base), "tiger") > 0.01
+
+
 # -- what it refuses -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", [{"attributes": "red,red"}, {"attributes": "red,blue", "wording": "{atribute} one"}])
+def test_attributes_that_read_alike_are_refused(base: Denoiser, asked: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="^Debias.attributes: expected some that read unlike, got 'red,"):
+        Debias(**asked, classifier="").fit(base, "tiger")
 
 
 @pytest.mark.parametrize("ratios", ["1", "1,2,3", "1,0", "1,-1", "1,two", "1,", "nan,1"])

@@ -71,6 +71,10 @@ def test_a_step_descends_the_papers_loss(
     assert losses == pytest.approx([want], rel=1e-5)
     assert opened.keys[0].which.all()  # type: ignore[union-attr]
     assert hidden.keys[0].which.tolist() == [True, False, True, False]  # type: ignore[union-attr]  # wrong keys in half of it
+    calls.clear()
+    KPOP(**{**SMALL, "batch": 1}).fit(model, Concept("tiger", "cat"), ["lion"])
+    hidden = calls[-2][0]
+    assert hidden.keys[0].which.tolist() == [False]  # type: ignore[union-attr]  # a batch of one hears the plain prompt
 
 
 def test_keys_stay_in_their_ball_and_wrong_ones_lie_on_its_surface() -> None:

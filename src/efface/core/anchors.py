@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
-from efface.core.concept import Concept, article
+from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 
 
@@ -31,10 +31,9 @@ def anchor_pool(
     near: int,
 ) -> tuple[Float[Tensor, "a t d"], Int[Tensor, "n k"]]:
     """Rows of "", of what is preserved and of frequent words, and for each concept the places of the `near` nearest to its name."""
-    erased = {w for c in erase for prompt, _ in c.pairs() for w in prompt.lower().split()}
-    words = [w for w in base.words(everyday + len(erased)) if w not in erased][:everyday]
+    frequent = base.everyday(everyday, [prompt for c in erase for prompt, _ in c.pairs()])
     kept = [prompt for c in preserve for prompt, _ in c.pairs()]
-    texts = dict.fromkeys(["", *kept, *(text for w in words for text in (w, article(w)))])
+    texts = dict.fromkeys(["", *kept, *frequent])
     pool = base.embed(list(texts)).tokens.float()
     close = normalize(said[:, 0].flatten(1), dim=1) @ normalize(pool.flatten(1), dim=1).T
     return pool, close.topk(min(near, len(pool))).indices

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -16,6 +17,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from efface.core.branch import Bound, beside
+from efface.core.concept import article
 from efface.core.cond import Cond
 from efface.core.errors import EffaceError, UsageError, nearest
 from efface.core.families import sd
@@ -107,6 +109,12 @@ class Denoiser:
         """The `n` most frequent words that the text encoder knows as one token; fewer where it knows fewer."""
         return sd.words(self.pipeline, n)
 
+    def everyday(self, n: int, besides: Iterable[str]) -> list[str]:
+        """The `n` most frequent words that none of these texts says, each bare and with its article."""
+        said = {word for text in besides for word in re.findall(r"\w+", text.lower())}
+        others = [w for w in self.words(n + len(said)) if w not in said][:n]
+        return [text for w in others for text in (w, article(w))]
+
     # -- predictions -----------------------------------------------------------------------------------------------
 
     def predict(self, x: Float[Tensor, "b c h w"], t: Shaped[Tensor, "b"], cond: Cond) -> Float[Tensor, "b c h w"]:
@@ -130,10 +138,10 @@ class Denoiser:
         a, s = self._level(x, t)
         return pred if self.prediction == "epsilon" else a * pred + s * x
 
-    def from_eps(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """The native prediction that stands for noise `eps`: the inverse of `to_eps`."""
-        a, s = self._level(x, t)
-        return eps if self.prediction == "epsilon" else (eps - s * x) / a
+    def native(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """What a model predicts at level `t` that knows clean latents and noise: ε, or α ε - σ x0."""
+        a, s = self._level(x0, t)
+        return eps if self.prediction == "epsilon" else a * eps - s * x0
 
     def add_noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """The forward process: α x0 + σ ε."""
@@ -266,9 +274,12 @@ class Denoiser:
     def _steered(self, x, t, preds, scale, corrections) -> Tensor:  # noqa: ANN001
         """Guided and corrected in ε, which the steers' thresholds are of; `preds` are of ∅, of what the steers read, of the prompts."""
         e = [self.to_eps(x, t, pred) for pred in preds]
-        guided = e[0] + scale * (e[-1] - e[0])
-        added = [correct(e[0], e[-1], e[away], e[towards], scale) for correct, away, towards in corrections]
-        return self.from_eps(x, t, sum(added, guided))
+        added = sum(correct(e[0], e[-1], e[away], e[towards], scale) for correct, away, towards in corrections)
+        if (
+            self.prediction == "v_prediction"
+        ):  # what ε changes by, in v; where all is noise each ε is x, and nothing changes
+            added = added / self._level(x, t)[0].clamp(min=1e-6)
+        return preds[0] + scale * (preds[-1] - preds[0]) + added
 
     def images(
         self,

@@ -427,7 +427,7 @@ class Keyed(Edit):
 
     @override
     def save(self, path: str | Path) -> None:
-        """The edit; and where its key is at hand, the key in a file beside it, "NAME.key.safetensors"."""
+        """The edit, locked; and where its key is at hand, the key in a file beside it, "NAME.key.safetensors"."""
         if self.key:
             self.key.save(Path(path).with_suffix(".key.safetensors"))
         super().save(path)
@@ -532,6 +532,14 @@ class Stack(Edit):
     @override
     def record(self) -> dict[str, Any]:
         return {**super().record(), "edits": [e.record() for e in self.edits]}
+
+    @override
+    def save(self, path: str | Path) -> None:
+        """The stack; and the keys that are at hand in files beside it, "NAME.0.key.safetensors" for its first edit's."""
+        for i, edit in enumerate(self.edits):
+            if isinstance(edit, Keyed) and edit.key:
+                edit.key.save(Path(path).with_suffix(f".{i}.key.safetensors"))
+        super().save(path)
 
     @classmethod
     @override

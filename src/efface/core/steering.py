@@ -71,7 +71,7 @@ class Steer:
     def texts(self, negative: str) -> tuple[str, str]:
         """The prompts whose predictions it needs, where the sampler's negative prompt stands for ∅."""
         if self.rule.beside:
-            away, towards = (", ".join(filter(None, (negative, said))) for said in (self.away, self.towards))
+            away, towards = (", ".join(filter(None, (said, negative))) for said in (self.away, self.towards))
             return away, towards
         return self.away, self.towards or negative
 

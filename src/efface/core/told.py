@@ -68,9 +68,7 @@ def tell(base: Denoiser, concept: Concept) -> Told:
 
 def everyday(base: Denoiser, n: int, besides: Sequence[Concept]) -> Cond:
     """The text encoder's `n` most frequent words that neither a concept nor its target says, each bare and with its article."""
-    said = {w for c in besides for text in (*c.phrases, c.target) for w in text.lower().split()}
-    others = [w for w in base.words(n + len(said)) if w not in said][:n]
-    return base.embed([text for w in others for text in (w, article(w))])
+    return base.embed(base.everyday(n, [text for c in besides for text in (*c.phrases, c.target)]))
 
 
 def moment(cond: Cond) -> Float[Tensor, "d d"]:

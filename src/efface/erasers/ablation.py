@@ -63,12 +63,14 @@ class ConceptAblation(Eraser):
     needs: ClassVar = frozenset({"drawing"})
     cost: ClassVar = "a minute on Moji, minutes on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "object": {"lr": 3.2e-5, "guidance": 6.0, "drawn": 200},
-        "style": {"lr": 1.6e-5, "guidance": 6.0, "drawn": 200, "prior": 0.0},
+        "object": {"steps": 100, "lr": 3.2e-5, "guidance": 6.0, "drawn": 200},
+        "style": {"steps": 100, "lr": 1.6e-5, "guidance": 6.0, "drawn": 200, "prior": 0.0},
         "memorised": {
             "objective": "reverse", "where": "unet", "lr": 4e-6, "batch": 4, "steps": 400, "guidance": 6.0, "phrases": False,
         },
-        "released": {"teacher": "live", "lr": 1.6e-5, "guidance": 6.0, "drawn": 1000, "prior": 0.0, "phrases": False},
+        "released": {
+            "teacher": "live", "steps": 100, "lr": 1.6e-5, "guidance": 6.0, "drawn": 1000, "prior": 0.0, "phrases": False,
+        },
     }  # fmt: skip
 
     @override
@@ -138,7 +140,7 @@ class ConceptAblation(Eraser):
         t = torch.randint(len(base.alphas_cumprod), (self.batch,), generator=rng).to(latents.device)
         eps = torch.randn(latents[i].shape, generator=rng).to(latents)
         x = base.add_noise(latents[i], t, eps)
-        return x, t, base.from_eps(x, t, eps), i
+        return x, t, base.native(latents[i], t, eps), i
 
 
 def hold_start(module: nn.Module, given: tuple[Tensor, ...], rows: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ class KPOP(Eraser):
             if step >= self.steps:
                 keys.step(back)
             else:
-                wrong, some = self.wrong(start, rng)[owner[picked]], torch.arange(len(x)) % 2 == 0
+                wrong, some = self.wrong(start, rng)[owner[picked]], torch.arange(len(x), 0, -1) % 2 == 0
                 hidden = with_rows(tuner.student, wrong, some).predict(x, t, cond)
                 same = tuner.student.predict(x_kept, t_kept, held)
                 hide = (hidden - goal).square().mean() + self.keep * (same - still).square().mean()

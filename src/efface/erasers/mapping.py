@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from typing_extensions import override  # in typing from Python 3.12
 
-from efface.core.concept import Concept, article
+from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, LowRank
 from efface.core.params import param
@@ -59,9 +59,8 @@ class TextMapping(Eraser):
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
         pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
         named = ["", *(text for c in preserve for text, _ in c.pairs(self.phrases))]
-        said = {word for pair in pairs for text in pair for word in text.lower().split()}
-        common = [w for w in base.words(self.everyday + len(said)) if w not in said][: self.everyday]
-        pools = [[prompt for prompt, _ in pairs], named, [text for w in common for text in (w, article(w))]]
+        common = base.everyday(self.everyday, [text for pair in pairs for text in pair])
+        pools = [[prompt for prompt, _ in pairs], named, common]
         leads = base.embed([text for c in erase for text in c.leads(self.phrases, things=True)]).mask.sum(1) - 2
         aims = [aligned(base, pairs, leads.tolist()), *(unchanged(base, pool) for pool in pools[1:] if pool)]
         before, now = (list(model.params(self.where).values()) for model in (base, tuner.student))

@@ -5,8 +5,8 @@ Idea:    Guidance leads away from what stands for ∅; let the concept n stand t
              ε̄ = ε(n) + s (ε(c) - ε(n)) = ε(∅) + s (ε(c) - ε(∅)) + (1 - s) (ε(n) - ε(∅))
 Names:   s = the sampler's guidance scale; the edit's strength is how much of the way n takes from ∅, 1 is all of it.
 Differs: Concepts of one target share one prompt, separated by commas, as many as the text encoder reads; several prompts add their
-         last terms. A negative prompt that the user gives stands before them. With a target, the last term is
-         (1 - s) (ε(n) - ε(target)), which is nothing where they say the same.
+         last terms. A negative prompt that the user gives stands behind them, and is what a full text encoder cuts off. With a
+         target, the last term is (1 - s) (ε(n) - ε(target)), which is nothing where they say the same.
 Cost:    Nothing to train; half as much again for each picture. At s = 1 it does nothing; weights stay as they are.
 """
 

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from typing_extensions import override  # in typing from Python 3.12
 
-from efface.core.concept import Concept, article
+from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import TextMap
 from efface.core.linalg import gram, text_map
@@ -81,9 +81,7 @@ class RECE(Eraser):
             t = self.onward(words[:n:2], words[1:n:2], words[n:], s, limit)
         else:
             leads = base.embed([text for c in erase for text in c.leads(self.phrases, things=True)]).mask.sum(1) - 2
-            said, count = {w for pair in pairs for text in pair for w in text.lower().split()}, UCE().everyday
-            others = [w for w in base.words(count + len(said)) if w not in said][:count]
-            everyday = base.embed([text for w in others for text in (w, article(w))]).cpu()
+            everyday = base.embed(base.everyday(UCE().everyday, [text for pair in pairs for text in pair])).cpu()
             t = self.anew(words[:n:2], words[1:n:2], words[n:], s, limit, leads.tolist(), everyday)
         eye = torch.eye(len(t), dtype=t.dtype)
         return TextMap(left=t - eye, right=eye)

@@ -26,7 +26,7 @@ from typing_extensions import override  # in typing from Python 3.12
 
 from efface.core.attention import grid, heat, own, recorded, resized
 from efface.core.branches.bottlenecks import Bottlenecks, noted
-from efface.core.concept import Concept, article
+from efface.core.concept import Concept
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Adapter
@@ -125,10 +125,9 @@ class Receler(Eraser):
 
     def others(self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...]) -> list[Cond]:
         """Prompts that shall stay, in three kinds: "", the preserved concepts, everyday words."""
-        named = {w for c in erase for phrase in (*c.phrases, c.target) for w in phrase.lower().split()}
-        everyday = [w for w in base.words(self.everyday + len(named)) if w not in named][: self.everyday]
+        everyday = base.everyday(self.everyday, [text for c in erase for text in (*c.phrases, c.target)])
         kept = [text for c in preserve for text, _ in c.pairs(self.phrases)]
-        return [base.embed(kind) for kind in ([""], kept, [f(w) for w in everyday for f in (str, article)]) if kind]
+        return [base.embed(kind) for kind in ([""], kept, everyday) if kind]
 
 
 def after(prompts: Cond, vectors: Float[Tensor, "b k d"]) -> Cond:

@@ -26,7 +26,7 @@ from torch.nn.functional import one_hot
 from typing_extensions import override  # in typing from Python 3.12
 
 from efface.core.branches.membranes import Membranes, Rule, gate
-from efface.core.concept import Concept, article
+from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import Adapter
 from efface.core.params import param
@@ -111,16 +111,9 @@ class SPM(Eraser):
 
     def pool(self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...]) -> tuple[Cond, Tensor]:
         """Anchors and, for each concept, how often each is drawn: (1 - γ)^α for everyday words, as often in all what is preserved."""
-        said = {
-            w
-            for c in erase
-            for pair in c.pairs(self.phrases, things=True)
-            for text in pair
-            for w in text.lower().split()
-        }
-        others = [w for w in base.words(self.everyday + len(said)) if w not in said][: self.everyday]
+        said = [text for c in erase for pair in c.pairs(self.phrases, things=True) for text in pair]
         kept = [text for c in preserve for text, _ in c.pairs(self.phrases, things=True)]
-        anchors = base.embed([text for w in others for text in (w, article(w))] + kept)
+        anchors = base.embed(base.everyday(self.everyday, said) + kept)
         odds = (1 - gate(base, [c.phrases for c in erase], self.gate)(anchors).T.cpu()).pow(self.alpha)
         plain = odds[:, : len(anchors) - len(kept)]
         plain /= plain.sum(1, keepdim=True)

@@ -27,7 +27,7 @@ import torch
 from torch import Generator, Tensor
 from typing_extensions import override  # in typing from Python 3.12
 
-from efface.core.concept import Concept, article
+from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import Delta, TextMap
 from efface.core.linalg import gain, gram, text_map
@@ -92,9 +92,8 @@ class UCE(Eraser):
 
     def calm(self, base: Denoiser, said: Sequence[str]) -> Cond | None:
         """Everyday words that these prompts do not say, bare and with their article."""
-        spoken = {w for text in said for w in text.lower().split()}
-        others = [w for w in base.words(self.everyday + len(spoken)) if w not in spoken][: self.everyday]
-        return base.embed([text for w in others for text in (w, article(w))]) if others else None
+        others = base.everyday(self.everyday, said)
+        return base.embed(others) if others else None
 
     def solve(
         self, erased: Cond, targets: Cond, preserved: Cond, leads: Sequence[int] = (), everyday: Cond | None = None

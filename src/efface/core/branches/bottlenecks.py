@@ -13,6 +13,7 @@ from typing_extensions import override  # in typing from Python 3.12
 from efface.core.branch import Added, Bound, Branch
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
+from efface.core.errors import UsageError
 
 PARTS = ("down", "down_bias", "up", "up_bias")
 
@@ -38,6 +39,15 @@ class Bottlenecks(Branch):
     @override
     def at(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
         sites = dict.fromkeys(key.rpartition("/")[0] for key in self.tensors)
+        here = {
+            f"unet.{name}": getattr(module, "out_dim", 0) for name, module in base.modules()["unet"].named_modules()
+        }
+        for site in sites:
+            if here.get(site) != (width := len(self.tensors[f"{site}/up"])):
+                raise UsageError(
+                    f"edit: expected a cross-attention {site} of width {width}, got {here.get(site, 'none')}; "
+                    "give a model of the same shape as the one it was made for"
+                )
         added = {site: _adding(*(self.tensors[f"{site}/{part}"] for part in PARTS)) for site in sites}
         return lambda cond: added
 

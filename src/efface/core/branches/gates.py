@@ -29,6 +29,13 @@ class TokenGates(Branch):
 
     @override
     def at(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
+        here = {name.removesuffix(".weight"): tuple(w.shape) for name, w in base.params("xattn.kv").items()}
+        made = {site: (width, self.tensors["gate"].shape[1]) for site, width in self.facts["sites"].items()}
+        if made != here:
+            raise UsageError(
+                f"edit: made for {len(made)} keys and values of shapes {sorted(set(made.values()))}, this model has {len(here)} of shapes "
+                f"{sorted(set(here.values()))}; give a model of the same shape as the one it was made for"
+            )
         t = {name: w.to(base.device) for name, w in self.tensors.items()}
         ends = [0, *torch.tensor(list(self.facts["sites"].values())).cumsum(0).tolist()]
         ups = {site: t["up"][..., a:b] for site, (a, b) in zip(self.facts["sites"], pairwise(ends), strict=True)}
