@@ -162,6 +162,18 @@ def test_the_markdown_has_many_and_sequences(folder):
     assert "No attack was tried" in text
 
 
+def test_the_markdown_has_means_of_what_is_no_rate(folder):
+    assert "Means over pictures" not in (write_leaderboard(folder).parent / "leaderboard.md").read_text()
+    near = {"task": "tiger", "protocol": "tiger-protocol", "edit": "a", "role": "neighbour", "score": "perceptual"}
+    with (folder / "scores.jsonl").open("a") as f:
+        f.writelines(json.dumps(line(**near, seed=i, value=value)) + "\n" for i, value in enumerate((0.25, 0.5)))
+    write_leaderboard(folder)
+    text = (folder / "leaderboard.md").read_text().split("Means over pictures")[1]
+    assert "| method | perceptual neighbours |" in text
+    assert "| unedited | – |" in text
+    assert "| a | 0.375 |" in text
+
+
 def test_names_of_a_sequence_as_bench_writes_them(folder):
     about = json.loads((folder / "bench.json").read_text())
     about["tasks"][-1] |= {

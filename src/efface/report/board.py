@@ -199,6 +199,16 @@ def markdown(board: Board) -> str:
     return "\n".join(text) + "\n"
 
 
+def markdown_numbers(board: Board) -> str:
+    """Means of what is no rate as Markdown; "" where nothing was measured."""
+    asks = board.scores.numbers
+    text = [f"| method | {' | '.join(column(ask, board.scores) for ask in asks)} |", "|---" * (len(asks) + 1) + "|"]
+    for m in board.methods:
+        means = [board.scores.mean(m, ask) for ask in asks]
+        text.append(f"| {board.name(m)} | {' | '.join(f'{x.value:.3g}' if x.n else '–' for x in means)} |")
+    return "\n".join(["Means over pictures, to the unedited model's at equal seeds:\n", *text]) if asks else ""
+
+
 def latex(board: Board, caption: str) -> str:
     """The table as LaTeX."""
     asks = board.scores.main()

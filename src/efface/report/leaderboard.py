@@ -55,7 +55,9 @@ def _markdown(sweep: Sweep, board: Board) -> str:
         "widened by how much tasks differ; bold: the best edit of a column; *: differs from it by McNemar's test with Holm's correction. "
         f"ESR: not found any more; PSR: still found. {NO_ATTACK}"
     )
-    parts = [f"# Leaderboard: {info['benchmark']}", words, boards.markdown(board), many_markdown(sweep)]
+    parts = [
+        f"# Leaderboard: {info['benchmark']}", words, boards.markdown(board), boards.markdown_numbers(board), many_markdown(sweep),
+    ]  # fmt: skip
     return "\n\n".join([*(part for part in parts if part), "\n".join(f"    {c}" for c in info["commands"])]) + "\n"
 
 
