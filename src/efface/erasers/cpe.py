@@ -14,7 +14,8 @@ Differs: Distances of keys and values are computed through products of the facto
          constant √(m-1)/m bounds nothing, ½ does; the true bound weighs keys some two hundred times as much as values, and little
          goes (on Moji 6 of 8 tigers stayed), so that λ compares layers, keys with keys and values with values. U is in units of a
          site's outputs and λ of mean 1, so that one setting suits every model. Anchors are everyday words: no list from a language
-         model. Preset "released": the code's shape and numbers, in these units.
+         model. Anchors mixed in pairs can make what is erased: of "tiger in noto style", with "tiger in blob style" and "cat in noto
+         style" preserved, nothing goes; without mixup about half of it. Preset "released": the code's shape and numbers, in these units.
 Cost:    No images: some twenty seconds on Moji; the paper's takes two minutes a concept on a GPU, seven with RARE.
 """
 
@@ -54,7 +55,7 @@ class CPE(Eraser):
     near: int = param(1000, "prompts to draw anchors from, those nearest the concept", at_least=1)
     everyday: int = param(400, "frequent words among the anchors", at_least=0)
     noise: float = param(0.25, "noise on anchors, in units of their root mean square", at_least=0)
-    mixup: bool = param(True, "mix anchors in pairs")
+    mixup: bool = param(True, "mix anchors in pairs; not for a combination whose halves are preserved")
     gate_rank: int = param(8, "s₁, rank of the gate's attention", at_least=1)
     site_rank: int = param(2, "s₂, rank of what is added at each site", at_least=1)
     attacks: int = param(4, "adversarial embeddings of a round", at_least=1)
