@@ -33,7 +33,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 METHODS := uce,uce-2023,uce-2025,time,rece,cpe,mace,mapping,esd-x,naive,ablation,ap,age,spm,receler,kpop,sld-max,negative
-MANY := uce,uce-2023,uce-2025,time,rece,cpe,mace,mapping,esd-x,spm
+MANY := uce,uce-2023,uce-2025,time,rece,cpe,mace,mapping,esd-x
 
 leaderboard: $(READY)
 	$(BIN)/efface bench --methods $(METHODS) --concepts tiger,rose,noto,santa,alcohol,tiger+noto -o leaderboard --store leaderboard/store
