@@ -177,8 +177,10 @@ img.unsure { border-style: dotted; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 0 2rem; }
 .plots > div { min-width: 0; break-inside: avoid; }
 svg { display: block; width: 100%; max-width: 30rem; }
+svg.wide { max-width: 44rem; }
 svg text { font: 11px system-ui, sans-serif; fill: var(--soft); text-anchor: middle; }
 svg .rule { stroke: var(--line); stroke-width: .7; }
+svg .lead { stroke: var(--soft); stroke-width: .4; }
 svg g { fill: currentColor; stroke: currentColor; stroke-width: 1.2; }
 svg .line { fill: none; stroke-width: 2; }
 svg .left { text-anchor: end; }

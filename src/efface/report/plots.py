@@ -11,27 +11,49 @@ from efface.report.words import percent
 COLOURS = ("#3b82c4", "#d9741a", "#3f9b53", "#a855c7", "#c0392b", "#7a7f88")  # visible on white and on black
 DASHES = ("", "6 3", "2 3")
 
+LEADING = 13  # between names that stand below each other
+
 Point = tuple[float, float]
 
 
 def scatter(rates: Mapping[str, tuple[Rate, Rate]], bases: Collection[str], across: str) -> str:
-    """(kept, erased) of each model with intervals; `bases` are unedited."""
-    marks, labels = _frame((0.0, 25.0, 50.0, 75.0, 100.0), lambda x: x / 100), ""
-    taken: list[Point] = []
-    for name, (kept, gone) in rates.items():
-        (x, y), kind = _at(kept.value, gone.value), "base" if name in bases else "edit"
-        (left, bottom), (right, top) = (_at(*corner) for corner in zip(kept.interval, gone.interval, strict=True))
+    """(kept, erased) of each model with intervals; `bases` are unedited. Names stand beside the plot, each with a line to its place."""
+    low = (
+        0.5 if min(kept.interval[0] for kept, _ in rates.values()) >= 0.5 else 0.0
+    )  # where all keep most, a closer look
+
+    def place(x: float) -> float:
+        return (x - low) / (1 - low)
+
+    marks, labels = (
+        _frame([float(x) for x in (range(50, 101, 10) if low else range(0, 101, 25))], lambda x: place(x / 100)),
+        "",
+    )
+    order = sorted(rates, key=lambda name: (-rates[name][1].value, -rates[name][0].value))
+    ideal = [_at(0.0, rates[name][1].value)[1] for name in order]
+    height = max(260, 20 + LEADING * (len(order) - 1))
+    for name, spot in zip(order, _apart(ideal, 20.0, float(height)), strict=True):
+        kept, gone = rates[name]
+        (x, y), kind = _at(place(kept.value), gone.value), "base" if name in bases else "edit"
+        (left, bottom), (right, top) = (_at(place(a), b) for a, b in zip(kept.interval, gone.interval, strict=True))
         shape = f'<circle cx="{x}" cy="{y}" r="4.5"/>' if kind == "edit" else f'<path d="M{x - 4} {y - 4}h8v8h-8z"/>'
+        marks += f'<path class="lead" d="M{x} {y}L346 {spot}"/>'
         marks += f'<g class="{kind}"><path d="M{left} {y}H{right}M{x} {bottom}V{top}"/>{shape}</g>'
-        spot = y - 8
-        while any(abs(spot - below) < 13 and abs(x - beside) < 90 for beside, below in taken):
-            spot += -13 if y > 140 else 13  # towards the middle, until the label stands free
-        taken.append((x, spot))
-        place = f'class="{kind} left" x="{x - 9}"' if x > 190 else f'class="{kind} right" x="{x + 9}"'
-        labels += f'<text {place} y="{spot:.1f}">{escape(name)}</text>'
+        labels += f'<text class="{kind} right" x="350" y="{spot + 4}">{escape(name)}</text>'
     points = "; ".join(f"{name}: kept {percent(k.value)}, erased {percent(g.value)}" for name, (k, g) in rates.items())
-    svg = _svg(points, marks + _titles(across, "erased, %") + labels)
+    inside, width = marks + _titles(across, "erased, %") + labels, 360 + 7 * max(map(len, order))
+    svg = _svg(points, inside, height + 40, width)
     return svg + note("Up and right is better. Bars: Wilson 95&nbsp;% intervals.")
+
+
+def _apart(ideal: Sequence[float], first: float, last: float) -> list[float]:
+    """Places in this order, near the ideal ones, a line's height from each other, none above `first` or below `last`."""
+    spots: list[float] = []
+    for y in ideal:
+        spots.append(max(y, first, spots[-1] + LEADING if spots else first))
+    for i, y in enumerate(reversed(spots)):
+        spots[-1 - i] = min(y, last if not i else spots[-i] - LEADING)
+    return [round(y, 1) for y in spots]
 
 
 def lines(series: Mapping[str, Sequence[Point]], across: str, up: str) -> str:
@@ -71,8 +93,9 @@ def _frame(ticks: Sequence[float], place: Callable[[float], float]) -> str:
     return marks
 
 
-def _svg(words: str, inside: str, height: int = 300) -> str:
-    return f'<svg viewBox="0 0 340 {height}" role="img" aria-label="{escape(words)}">{inside}</svg>'
+def _svg(words: str, inside: str, height: int = 300, width: int = 340) -> str:
+    wide = ' class="wide"' if width > 340 else ""
+    return f'<svg{wide} viewBox="0 0 {width} {height}" role="img" aria-label="{escape(words)}">{inside}</svg>'
 
 
 def _titles(across: str, up: str) -> str:
