@@ -114,7 +114,7 @@ def benchmark(names: Sequence[str] = (), size: str = "quick") -> Benchmark:
         judges={"concept": Judge("moji-concept"), "style": Judge("moji-style"), "pair": Judge("moji-pair")},
         sampler=Sampler(),
         model="moji",
-        measures=("perceptual", "kernel:moji-concept"),
+        measures=("perceptual", "kernel:moji-concept", "frechet:moji-concept"),
     )
 
 
