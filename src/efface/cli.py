@@ -231,6 +231,7 @@ def methods(name: Annotated[str | None, typer.Argument(help="one method: its hyp
             method, (cls.__doc__ or "").strip(), makes, ", ".join(sorted(cls.needs)) or "nothing", cls.cost,
             ", ".join(f"{method}-{p}" for p in cls.presets),
         )  # fmt: skip
+    table.columns[-1].overflow = "fold"  # a name cut off could not be typed
     out.print(table)
 
 
