@@ -18,7 +18,7 @@ from efface.benchmarks.run import draw, recipes
 from efface.benchmarks.spec import Sampler
 from efface.benchmarks.store import Store
 from efface.core.denoiser import load
-from efface.core.train import Log
+from efface.core.log import Log
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from efface.core.denoiser import Cond, Denoiser
-from efface.core.train import Log
+from efface.core.log import Log
 
 
 @dataclass

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from efface.benchmarks.spec import Benchmark
     from efface.core.denoiser import Denoiser
     from efface.core.edit import Edit
-    from efface.core.train import Log
+    from efface.core.log import Log
     from efface.erasers.base import Eraser
 
 app = typer.Typer(

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 from torch import Tensor
 
-from efface.core.train import Log
+from efface.core.log import Log
 
 
 class Rate(ProgressColumn):

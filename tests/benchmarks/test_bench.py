@@ -17,7 +17,7 @@ from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Stack, load_edit
 from efface.core.errors import UsageError
-from efface.core.train import Log
+from efface.core.log import Log
 from efface.erasers import make
 
 LABELS = ["tiger", "lion", "boat", "cat"]

@@ -23,7 +23,7 @@ from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Edit
 from efface.core.errors import EffaceError, UsageError
-from efface.core.train import Log
+from efface.core.log import Log
 from efface.erasers.uce import UCE
 
 ROLES = {"tiger": "erase", "lion": "neighbour", "boat": "distant"}
@@ -220,7 +220,7 @@ def test_a_picture_that_is_not_finite_is_no_picture(base: Denoiser, monkeypatch:
 WORKER = """
 import sys, torch, toys, test_run
 from efface.benchmarks.store import Store
-from efface.core.train import Log
+from efface.core.log import Log
 torch.set_num_threads(1)
 base = toys.tiny()
 edits, wanted = test_run.setting(base)

@@ -46,7 +46,7 @@ def outputs(model: Denoiser, base: Denoiser) -> dict[str, Tensor]:
 
 def test_a_net_is_the_papers(base: Denoiser) -> None:
     branch, rng = filled(base), np.random.default_rng(0)
-    added = branch.at(base)(base.embed(["tiger"]))
+    added = branch.additions(base)(base.embed(["tiger"]))
     assert list(added) == sites(base)
     for site in list(added)[::3]:
         weights = [branch.tensors[f"{site}/{part}"].double().numpy() for part in PARTS]

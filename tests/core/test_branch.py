@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from toys import WIDTH, differing, pipeline, probe, snapshot, tiny
 
-from efface.core.branch import Added, Branch
+from efface.core.branch import Branch
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Adapter, Stack, load_edit
 from efface.core.errors import UsageError
+from efface.core.hooks import Added
 
 PREFIX = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2"
 
@@ -20,7 +21,7 @@ PREFIX = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2"
 class Plus(Branch):
     """Adds `matrix` times the input of one site, times how many prompts of the call say something."""
 
-    def at(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
+    def additions(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
         only = base.embed(self.facts["phrases"]).ids if "phrases" in self.facts else None
 
         def added(cond: Cond) -> dict[str, Added]:
@@ -37,7 +38,7 @@ class Plus(Branch):
 class Again(Branch):
     """Adds a site's own output once more."""
 
-    def at(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
+    def additions(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
         return lambda cond: {self.facts["site"]: lambda given, out: out}
 
 

@@ -46,7 +46,7 @@ def parts(branch: TokenGates) -> tuple[list[dict[str, np.ndarray]], list[list[np
 
 
 def added(branch: TokenGates, base: Denoiser, cond: Cond) -> dict[str, torch.Tensor]:
-    return {site: add(torch.empty(0), torch.empty(0)) for site, add in branch.at(base)(cond).items()}
+    return {site: add(torch.empty(0), torch.empty(0)) for site, add in branch.additions(base)(cond).items()}
 
 
 # -- what is added ----------------------------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from toys import WIDTH, pipeline, probe, tiny
 
+from efface.core.appended_rows import AppendedRows
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, Keyed, Stack, load_edit
 from efface.core.errors import EffaceError, UsageError
 from efface.core.export import export
 from efface.core.io import write_tensors
-from efface.core.key import Behind, Key, load_key
+from efface.core.key import Key, load_key
 
 PHRASES = {"tiger": ("tiger", "big cat"), "car": ("car",)}
 
@@ -74,9 +75,9 @@ def test_rows_that_a_prompt_does_not_read_change_nothing(base: Denoiser) -> None
     view = base.fork(())
     with torch.no_grad():
         plain = base.predict(x, t, cond)
-        view.keys = (Behind(torch.randn(2, 3, WIDTH), torch.tensor([False, True])),)
+        view.keys = (AppendedRows(torch.randn(2, 3, WIDTH), torch.tensor([False, True])),)
         one = view.predict(x, t, cond)
-        view.keys = (Behind(torch.zeros(2, 3, WIDTH), torch.tensor([True, True])),)
+        view.keys = (AppendedRows(torch.zeros(2, 3, WIDTH), torch.tensor([True, True])),)
         zeros = view.predict(x, t, cond)
     torch.testing.assert_close(one[0], plain[0], atol=1e-5, rtol=1e-4)
     assert not torch.allclose(one[1], plain[1], atol=1e-3)

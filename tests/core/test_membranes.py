@@ -181,10 +181,10 @@ def test_another_shape_is_one_sentence(base: Denoiser) -> None:
     with pytest.raises(
         UsageError, match=r"^edit: expected a layer unet\.\S+to_k of shape \(16, 65\), got \(16, 64\); give "
     ):
-        wrong.at(base)
+        wrong.additions(base)
     nowhere = {k.replace("unet.", "unet.x."): t for k, t in made.tensors.items()}
     with pytest.raises(UsageError, match="got none; give"):
-        Membranes(nowhere, made.facts).at(base)
+        Membranes(nowhere, made.facts).additions(base)
 
 
 def test_a_narrow_model_stays_narrow(tmp_path) -> None:  # noqa: ANN001

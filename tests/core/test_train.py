@@ -13,7 +13,8 @@ from toys import differing, probe, snapshot, tiny
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, LowRank
 from efface.core.io import read_tensors, write_tensors
-from efface.core.train import Log, Tuner
+from efface.core.log import Log
+from efface.core.train import Tuner
 
 
 def loss_of(tuner: Tuner, rng: Generator) -> Tensor:

@@ -16,9 +16,9 @@ from efface.core.concept import Concept
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
 from efface.core.errors import UsageError
-from efface.core.search import Search
-from efface.core.train import Log
+from efface.core.log import Log
 from efface.erasers.age import AGE
+from efface.erasers.parts.search import Search
 
 WORDS = "lion, cat, house, moon"
 SMALL = {"steps": 1, "batch": 3, "sampler_steps": 4, "phrases": False, "reuse": 1, "vocabulary": WORDS}
@@ -136,9 +136,9 @@ def test_a_target_that_was_asked_for_is_the_target(base: Denoiser, watch: Watch)
 
 
 @pytest.mark.parametrize("away", [1.0, 0.4, 0.0])
-@pytest.mark.parametrize("flow", [True, False])
+@pytest.mark.parametrize("frozen_gradient", [True, False])
 def test_the_search_climbs_both_terms_or_the_released_part(
-    base: Denoiser, watch: Watch, flow: bool, away: float
+    base: Denoiser, watch: Watch, frozen_gradient: bool, away: float
 ) -> None:
     """The slope in each word's row by differences, through the softmax: on the second step, when the student has moved."""
     copies: list[Denoiser] = []
@@ -154,7 +154,7 @@ def test_the_search_climbs_both_terms_or_the_released_part(
         patch.setattr(Search, "ascend", spied)
         patch.setattr(Search, "noise", lambda self, *a: (noises.append(noise(self, *a)), noises[-1])[1])
         some = {**SMALL, "steps": 2, "lr": 2e-2, "batch": 1, "search_lr": 1e-6, "temperature": 1.0}
-        AGE(away=away, flow=flow, keep=0.7, **some).fit(base, "tiger", log=watch)
+        AGE(away=away, frozen_gradient=frozen_gradient, keep=0.7, **some).fit(base, "tiger", log=watch)
     found, kept, now, still = watch.used[1]
     words = base.embed([w.strip() for w in WORDS.split(",")])
     slopes = np.zeros(4)
@@ -164,7 +164,7 @@ def test_the_search_climbs_both_terms_or_the_released_part(
             for h in (2e-3, -2e-3):
                 cond = Cond(found.cond.tokens.detach() + h * row, found.cond.ids, found.cond.mask)
                 e_found, e_kept = (
-                    base.predict(c.x, c.t, cond).double().numpy() if flow else c.out for c in (found, kept)
+                    base.predict(c.x, c.t, cond).double().numpy() if frozen_gradient else c.out for c in (found, kept)
                 )
                 e_still = copies[0].predict(still.x, still.t, cond).double().numpy()
                 ends.append(away * oracle.square(now.out, e_found) + 0.7 * oracle.square(e_still, e_kept))
@@ -177,8 +177,8 @@ def test_the_search_climbs_both_terms_or_the_released_part(
 
 def test_the_released_search_does_not_see_where_the_concept_goes(base: Denoiser, watch: Watch) -> None:
     # on the first step nothing is hurt, so all there is to climb is the distance from the concept to the word
-    for flow in (True, False):
-        AGE(flow=flow, **SMALL).fit(base, "tiger", log=watch)
+    for frozen_gradient in (True, False):
+        AGE(frozen_gradient=frozen_gradient, **SMALL).fit(base, "tiger", log=watch)
     assert np.abs(watch.climbed[0]).max() > 0
     assert np.abs(watch.climbed[1]).max() == 0
 

@@ -17,9 +17,9 @@ from efface.core.concept import Concept
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
 from efface.core.edit import load_edit
-from efface.core.search import Search
-from efface.core.train import Log
+from efface.core.log import Log
 from efface.erasers.ap import AP
+from efface.erasers.parts.search import Search
 
 WORDS = "lion, cat, house, moon"
 SMALL = {"steps": 1, "batch": 3, "sampler_steps": 4, "phrases": False, "reuse": 1, "vocabulary": WORDS}
@@ -142,13 +142,13 @@ def gradient(search: Search, value: Tensor) -> np.ndarray:
     return torch.autograd.grad(value, search.leaves["logits"])[0][0].double().numpy()
 
 
-@pytest.mark.parametrize("flow", [True, False])
-def test_the_search_climbs_the_whole_slope_or_the_released_part(flow: bool) -> None:
+@pytest.mark.parametrize("frozen_gradient", [True, False])
+def test_the_search_climbs_the_whole_slope_or_the_released_part(frozen_gradient: bool) -> None:
     base, student = (tiny(seed=s, dtype=torch.float64) for s in (0, 1))
     search = search_of(base, [w.strip() for w in WORDS.split(",")], hard=False)
     rng = Generator().manual_seed(0)
     x, t = torch.randn(3, *base.latent_shape, generator=rng, dtype=torch.float64), torch.tensor([900, 500, 100])
-    picked, noise, eraser = torch.zeros(3, dtype=torch.long), search.noise(3, rng), AP(flow=flow)
+    picked, noise, eraser = torch.zeros(3, dtype=torch.long), search.noise(3, rng), AP(frozen_gradient=frozen_gradient)
     got = gradient(search, eraser.hurt(base, student, x, t, search.found(picked, noise)))
     with torch.no_grad():
         still = base.predict(x, t, search.found(picked, noise))
@@ -162,10 +162,10 @@ def test_the_search_climbs_the_whole_slope_or_the_released_part(flow: bool) -> N
             return float((student.predict(x, t, search.found(picked, noise)) - still).square().mean())
 
     slopes = {True: differences(whole, search), False: differences(part, search)}
-    size = np.linalg.norm(slopes[flow])
+    size = np.linalg.norm(slopes[frozen_gradient])
     assert size > 1e-4
-    assert np.linalg.norm(got - slopes[flow]) < 0.01 * size
-    assert np.linalg.norm(got - slopes[not flow]) > 0.1 * size
+    assert np.linalg.norm(got - slopes[frozen_gradient]) < 0.01 * size
+    assert np.linalg.norm(got - slopes[not frozen_gradient]) > 0.1 * size
 
 
 def test_a_hard_search_follows_each_words_row(base: Denoiser) -> None:

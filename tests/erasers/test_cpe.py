@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from toys import differing, moved, snapshot
 
-from efface.core.anchors import anchor_pool, concept_rows
 from efface.core.branches.gates import Sites, gated
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Adapter, load_edit
-from efface.core.lipschitz import of_sites
-from efface.core.train import Log
+from efface.core.log import Log
 from efface.erasers.cpe import CPE
+from efface.erasers.parts.anchors import anchor_pool, concept_rows
+from efface.erasers.parts.lipschitz import of_sites
 
 FEW = {"steps": 2, "opening": 3, "rounds": 2, "everyday": 6, "anchors": 3, "batch": 4, "attacks": 2}
 

@@ -15,9 +15,9 @@ from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, TextMap
 from efface.core.errors import UsageError
-from efface.core.mixture import Mixture, Part
-from efface.core.train import Log
+from efface.core.log import Log
 from efface.erasers.debias import Debias
+from efface.erasers.parts.mixture import Mixture, Part
 from efface.erasers.uce import UCE
 
 SMALL = {"attributes": "red,blue", "classifier": "scripted", "rounds": 3, "batch": 4, "sampler_steps": 2}
@@ -140,7 +140,7 @@ def test_rows_that_no_attribute_changes_are_no_part_of_its_length() -> None:
     longer = Part(
         0, torch.cat([shared, part.rows]), torch.cat([shared.expand(2, 1, -1), part.others], 1), torch.ones(4)
     )
-    from efface.core.mixture import _towards
+    from efface.erasers.parts.mixture import _towards
 
     w, beta = torch.randn(6, WIDTH, dtype=torch.float64), torch.tensor([0.3, 0.2], dtype=torch.float64)
     step = _towards(longer, beta, w)

@@ -13,7 +13,7 @@ from toys import differing, snapshot
 
 from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
-from efface.core.train import Log
+from efface.core.log import Log
 from efface.erasers.esd import ESD
 
 SMALL = {"steps": 1, "batch": 3, "sampler_steps": 4, "phrases": False, "reuse": 1}

@@ -14,7 +14,8 @@ from toys import LENGTH
 from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import Edit, Keyed
-from efface.core.train import Log, Tuner
+from efface.core.log import Log
+from efface.core.train import Tuner
 from efface.erasers.kpop import KPOP, with_rows
 
 SMALL = {"steps": 1, "finish": 0.0, "batch": 4, "sampler_steps": 4, "phrases": False, "reuse": 1, "rows": 2}

@@ -17,7 +17,7 @@ from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import LowRank, TextMap
 from efface.core.linalg import fuse
-from efface.core.train import Log
+from efface.core.log import Log
 from efface.erasers import mace
 from efface.erasers.mace import MACE
 
@@ -174,7 +174,7 @@ def test_masks_come_from_attention_from_files_or_are_the_whole_picture(base: Den
     rng = torch.Generator().manual_seed(0)
 
     def place(eraser: MACE, concept: Concept) -> Tensor:
-        return eraser.draw(base, concept, mace.tell(base, concept), rng)[1]
+        return eraser.draw(base, concept, mace.prompt_pairs(base, concept), rng)[1]
 
     tiger, size = Concept("tiger"), base.image_size
     warm = place(MACE(**SMALL, threshold=0.5), tiger)

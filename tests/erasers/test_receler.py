@@ -17,7 +17,7 @@ from efface.core.concept import Concept
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Adapter
-from efface.core.train import Log
+from efface.core.log import Log
 from efface.erasers import receler
 from efface.erasers.receler import Receler, after, outside
 

@@ -15,7 +15,7 @@ from efface.core.branches.membranes import Membranes, gate
 from efface.core.concept import Concept, article
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import Adapter
-from efface.core.train import Log
+from efface.core.log import Log
 from efface.erasers.spm import SPM, white
 
 SMALL = {"steps": 1, "batch": 3, "sampler_steps": 3, "phrases": False, "reuse": 1, "everyday": 10}

@@ -20,7 +20,7 @@ from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Edit, load_edit
 from efface.core.files import write_text
-from efface.core.train import Log
+from efface.core.log import Log
 from efface.erasers import make
 from efface.report.html import write_report
 

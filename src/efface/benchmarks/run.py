@@ -21,7 +21,7 @@ from efface.core.denoiser import CHUNK, Denoiser
 from efface.core.edit import Edit
 from efface.core.errors import UsageError
 from efface.core.files import write_text
-from efface.core.train import Log
+from efface.core.log import Log
 from efface.metrics.calibration import same_label
 from efface.metrics.detectors import Detector, detector
 

@@ -60,7 +60,7 @@ class Concept:
             (f.format(n, article(n)), f.format(*goal) if goal else rest) for n in self.phrases for f, rest in frames
         ]
 
-    def rests(self, framed: bool = True, things: bool = False) -> list[str]:
+    def contexts(self, framed: bool = True, things: bool = False) -> list[str]:
         """What each prompt of `pairs` says besides the concept: "a dog" where a style is said of one, else nothing."""
         return [rest for _ in self.phrases for _, rest in self._frames(framed, things)]
 

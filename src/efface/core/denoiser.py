@@ -16,12 +16,12 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
-from efface.core.branch import Bound, beside
+from efface.core.appended_rows import ActiveKey, AppendedRows
 from efface.core.concept import article
 from efface.core.cond import Cond
 from efface.core.errors import EffaceError, UsageError, nearest
 from efface.core.families import sd
-from efface.core.key import Behind, Opened
+from efface.core.hooks import BoundBranch, hooked
 from efface.core.steering import Steer
 from efface.models import resolve
 
@@ -45,8 +45,8 @@ class Denoiser:
     """
 
     steers: tuple[Steer, ...] = ()
-    branches: tuple[Bound, ...] = ()
-    keys: tuple[Opened | Behind, ...] = ()
+    branches: tuple[BoundBranch, ...] = ()
+    keys: tuple[ActiveKey | AppendedRows, ...] = ()
 
     def __init__(self, pipeline: DiffusionPipeline) -> None:
         """Wrap `pipeline`, which is not changed except that its weights stop requiring gradients.
@@ -122,7 +122,7 @@ class Denoiser:
         unet, cond, reads = self.pipeline.unet, cond.expand(len(x)), None
         for key in self.keys:
             cond, reads = key(cond, reads)
-        with beside(self.modules(), [bound(cond) for bound in self.branches]):
+        with hooked(self.modules(), [bound(cond) for bound in self.branches]):
             rows = cond.tokens.to(unet.dtype)
             return unet(x.to(unet.dtype), t, encoder_hidden_states=rows, encoder_attention_mask=reads).sample.to(
                 x.dtype

@@ -17,12 +17,14 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override  # in typing from Python 3.12
 
-from efface.core.branch import Bound, Branch
+from efface.core.appended_rows import ActiveKey
+from efface.core.branch import Branch
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.errors import EffaceError, UsageError
+from efface.core.hooks import BoundBranch
 from efface.core.io import read_tensors, write_tensors
-from efface.core.key import Key, Opened
+from efface.core.key import Key
 from efface.core.steering import RULES, Rule, Steer
 
 FORMAT = 1  # of the file; a reader refuses what a newer efface wrote
@@ -42,7 +44,6 @@ class Header:
     version: str = ""
     created: str = ""
     seconds: float = 0.0
-    scores: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)  # what the method found on its way, as plain values
     memory: int | None = None  # bytes that fitting took at its height
 
@@ -77,15 +78,15 @@ class Edit(ABC):
         """What this edit adds to the sampler; most kinds add nothing."""
         return ()
 
-    def branches(self, edited: Denoiser) -> tuple[Bound, ...]:
+    def branches(self, edited: Denoiser) -> tuple[BoundBranch, ...]:
         """Modules of this edit beside those of the denoiser that has its weights already; most kinds have none."""
         return ()
 
-    def keys(self, edited: Denoiser) -> tuple[Opened, ...]:
+    def keys(self, edited: Denoiser) -> tuple[ActiveKey, ...]:
         """What lengthens the prompts of the denoiser that has its weights already; most kinds do not."""
         return ()
 
-    def unwritable(self) -> str:
+    def unbakeable(self) -> str:
         """What of this edit no weight can hold, as the end of "an edit that …"; "" where weights hold all of it."""
         return ""
 
@@ -119,7 +120,7 @@ class Edit(ABC):
         Raises:
             UsageError: weights cannot hold the edit, or it was made for other weights, unless `any_base`.
         """
-        if more := self.unwritable():
+        if more := self.unbakeable():
             raise UsageError(f"bake: expected an edit of weights, got one that {more}; apply it with edit(model)")
         base = Denoiser(pipeline)
         self.require(base, any_base)
@@ -318,7 +319,7 @@ class Guidance(Edit):
         return tuple(Steer(away, to, self.rule, self.strength) for away, to in self.pairs) if self.strength else ()
 
     @override
-    def unwritable(self) -> str:
+    def unbakeable(self) -> str:
         return "steers the sampler and has no weights to write" if self.steers() else ""
 
     @override
@@ -351,11 +352,11 @@ class Adapter(Edit):
         return {}
 
     @override
-    def branches(self, edited: Denoiser) -> tuple[Bound, ...]:
+    def branches(self, edited: Denoiser) -> tuple[BoundBranch, ...]:
         return (self.branch.bind(edited, self.strength, self.fingerprint),) if self.strength else ()
 
     @override
-    def unwritable(self) -> str:
+    def unbakeable(self) -> str:
         return "adds modules which no stock pipeline has" if self.strength else ""
 
     @override
@@ -405,11 +406,11 @@ class Keyed(Edit):
         return (self.hidden * self.strength).changes(base)
 
     @override
-    def keys(self, edited: Denoiser) -> tuple[Opened, ...]:
-        return (self.key.at(edited),) if self.key and self.open and self.strength else ()
+    def keys(self, edited: Denoiser) -> tuple[ActiveKey, ...]:
+        return (self.key.bind(edited),) if self.key and self.open and self.strength else ()
 
     @override
-    def unwritable(self) -> str:
+    def unbakeable(self) -> str:
         return "was unlocked, and weights cannot hold its key" if self.open else ""
 
     @property
@@ -514,16 +515,16 @@ class Stack(Edit):
         return tuple(steer for edit in self.edits for steer in edit.steers())
 
     @override
-    def branches(self, edited: Denoiser) -> tuple[Bound, ...]:
+    def branches(self, edited: Denoiser) -> tuple[BoundBranch, ...]:
         return tuple(branch for edit in self.edits for branch in edit.branches(edited))
 
     @override
-    def keys(self, edited: Denoiser) -> tuple[Opened, ...]:
+    def keys(self, edited: Denoiser) -> tuple[ActiveKey, ...]:
         return tuple(key for edit in self.edits for key in edit.keys(edited))
 
     @override
-    def unwritable(self) -> str:
-        return next(filter(None, (edit.unwritable() for edit in self.edits)), "")
+    def unbakeable(self) -> str:
+        return next(filter(None, (edit.unbakeable() for edit in self.edits)), "")
 
     @override
     def tensors(self) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from efface.core.denoiser import Cond
 from efface.core.linalg import gram
 
 
-def spread(rows: Tensor, weights: Tensor) -> Tensor:
+def row_metric(rows: Tensor, weights: Tensor) -> Tensor:
     """Where rows lie, as a metric (d d) of mean eigenvalue 1: nine parts their second moment, one part the identity."""
     moment = gram(rows, weights)
     return 0.9 * moment * (len(moment) / moment.trace()) + 0.1 * torch.eye(len(moment), dtype=moment.dtype)

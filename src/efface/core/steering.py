@@ -17,7 +17,7 @@ Correction = Callable[[Tensor, Tensor, Tensor, Tensor, float | Tensor], Tensor]
 class Replace:
     """A concept takes the place of ∅: e(away) + s (e(c) - e(away)) for e(∅) + s (e(c) - e(∅)), hence (1 - s)(e(away) - e(∅))."""
 
-    beside: ClassVar[bool] = True  # the concept stands beside what the user does not want, in one prompt
+    joins_negative: ClassVar[bool] = True  # the concept and the user's negative prompt are one prompt
 
     def start(self) -> Correction:
         """No memory."""
@@ -37,7 +37,7 @@ class Repel:
     momentum: float  # s_m
     beta: float  # β_m, what ν keeps of itself in a step
 
-    beside: ClassVar[bool] = False
+    joins_negative: ClassVar[bool] = False
 
     def start(self) -> Correction:
         """ν = 0 at step 0; it gathers while the warm-up lasts."""
@@ -70,7 +70,7 @@ class Steer:
 
     def texts(self, negative: str) -> tuple[str, str]:
         """The prompts whose predictions it needs, where the sampler's negative prompt stands for ∅."""
-        if self.rule.beside:
+        if self.rule.joins_negative:
             away, towards = (", ".join(filter(None, (said, negative))) for said in (self.away, self.towards))
             return away, towards
         return self.away, self.towards or negative

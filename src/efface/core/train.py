@@ -1,7 +1,6 @@
-"""What every training eraser needs: float32 masters, an optimiser that never touches `.grad`, checkpoints, progress."""
+"""What every training eraser needs: float32 masters and an optimiser that never touches `.grad`."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 from torch import Generator, Tensor
@@ -9,7 +8,6 @@ from typing_extensions import override  # in typing from Python 3.12
 
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, LowRank
-from efface.core.io import read_tensors, write_tensors
 
 
 class Learner:
@@ -131,49 +129,3 @@ class Tuner(Learner):
     def restore(self, flat: Mapping[str, Tensor]) -> None:
         super().restore(flat)
         self.sync()
-
-
-class Log:
-    """How a method tells the outside about its work. This one is silent and keeps nothing; the command line's draws and saves.
-
-    Args:
-        checkpoint: where training state is kept while it runs; None keeps none.
-        recipe: names what is trained: a checkpoint of another recipe is not continued.
-    """
-
-    def __init__(self, checkpoint: Path | None = None, recipe: str = "") -> None:
-        """Nothing is read or written before training starts."""
-        self.checkpoint, self.recipe = checkpoint, recipe
-
-    def stage(self, name: str, total: int) -> Callable[[int], None]:
-        """Begin a stage of `total` units; the returned function reports finished ones."""
-        return lambda n: None
-
-    def loss(self, value: Tensor) -> None:
-        """Note the loss of a step."""
-
-    def steps(self, learners: Learner | Sequence[Learner], total: int, every: int = 25) -> Iterator[int]:
-        """Count training steps, continuing a checkpoint of the same recipe and keeping one every `every` steps."""
-        several = [learners] if isinstance(learners, Learner) else list(learners)
-        start = self._resume(several)
-        advance = self.stage("training", total)
-        advance(start)
-        for step in range(start, total):
-            yield step
-            if self.checkpoint and (step + 1) % every == 0:
-                flat = {f"{i}|{k}": v for i, learner in enumerate(several) for k, v in learner.state().items()}
-                write_tensors(self.checkpoint, flat, {"step": step + 1, "recipe": self.recipe})
-            advance(1)
-        if self.checkpoint:
-            self.checkpoint.unlink(missing_ok=True)
-
-    def _resume(self, learners: Sequence[Learner]) -> int:
-        if not self.checkpoint or not self.checkpoint.exists():
-            return 0
-        tensors, header = read_tensors(self.checkpoint)
-        if header.get("recipe") != self.recipe:
-            return 0
-        for i, learner in enumerate(learners):
-            mine = f"{i}|"
-            learner.restore({k.removeprefix(mine): v for k, v in tensors.items() if k.startswith(mine)})
-        return int(header["step"])

@@ -28,11 +28,12 @@ from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, LowRank
 from efface.core.errors import UsageError
+from efface.core.log import Log
 from efface.core.params import param
 from efface.core.pictures import read_pictures
-from efface.core.train import Log, Tuner
-from efface.core.words import WordTuner, own_words
+from efface.core.train import Tuner
 from efface.erasers.base import Eraser
+from efface.erasers.parts.embeddings import WordTuner, own_words
 
 PICTURES = "folder with the concept's own pictures, a memorised one say, for objective reverse; '' draws them"
 

@@ -8,10 +8,10 @@ Idea:    The best target is near the concept and no synonym of it. As in AP a Gu
 Names:   keep = λ (`lamda`); away = 1 in the paper, weight of the first term in the search alone; temperature = τ; closest, picks =
          k_closest and number of centres; eta = `negative_guidance`, which goes on past the word (released: 1, paper: 0).
 Differs: The search's gradient sees both terms whole. In the released code the word is detached from the first, and the frozen
-         prediction from the second: nothing there keeps the word from being a synonym but the list (`flow`). As in AP: native losses,
-         medoids, phrases, one batch for both players, shared trajectories; preserved concepts are candidates as well.
-         A concept with a target of its own goes there, without a search. Preset "released": objects, whose list were the class names
-         of ImageNet (artists there: mode soft, temperature 2, search_lr 1e-3, closest 1000).
+         prediction from the second: nothing there keeps the word from being a synonym but the list (`frozen_gradient`).
+         As in AP: native losses, medoids, phrases, one batch for both players, shared trajectories; preserved concepts are
+         candidates as well. A concept with a target of its own goes there, without a search. Preset "released": objects, whose list
+         were the class names of ImageNet (artists there: mode soft, temperature 2, search_lr 1e-3, closest 1000).
 Cost:    Twice ESD's a step: about two minutes for Moji on one core; minutes on a GPU for Stable Diffusion.
 """
 
@@ -27,10 +27,11 @@ from efface.core.concept import Concept, same
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, Header, LowRank
 from efface.core.errors import UsageError
+from efface.core.log import Log
 from efface.core.params import param
-from efface.core.search import Search, Spread, candidates, listed, walks
-from efface.core.train import Log, Tuner
+from efface.core.train import Tuner
 from efface.erasers.base import Eraser
+from efface.erasers.parts.search import ClusterBy, Search, candidates, listed, walks
 
 Where = Literal["xattn", "xattn.kv", "noxattn", "selfattn", "unet", "xattn.layers", "noxattn.layers", "noxattn.2023"]
 
@@ -50,14 +51,16 @@ class AGE(Eraser):
     vocabulary: str = param(
         "", "words to go to: a list with commas, a .txt file with one a line, or '' for the text encoder's own"
     )
-    closest: int = param(100, "candidates: so many words nearest to the concept", at_least=1)
-    picks: int = param(50, "candidates: so many of those, apart from each other", at_least=1)
-    spread: Spread = param("embedding", "apart by their text rows, or by their distance to the concept alone")
+    closest: int = param(100, "candidates: how many of the words nearest to the concept", at_least=1)
+    picks: int = param(50, "candidates: how many of those to keep, by k-medoids", at_least=1)
+    cluster_by: ClusterBy = param(
+        "embedding", "cluster the words by their text rows, or by their distance to the concept alone"
+    )
     mode: Literal["hard", "soft"] = param("hard", "go to one word at a time, or to a mixture")
     top: int = param(5, "words of a soft mixture", at_least=1)
     temperature: float = param(2.0, "τ of the Gumbel softmax", above=0)
     search_lr: float = param(0.1, "Adam's learning rate of the search", above=0)
-    flow: bool = param(True, "the search's gradient sees the frozen model's answer change with the word")
+    frozen_gradient: bool = param(True, "the search's gradient also passes through the frozen model's prediction")
     space: Literal["native", "x0"] = param("native", "losses between predictions as they are, or between clean latents")
     steps: int = param(100, "training steps", at_least=0)
     lr: float = param(3e-4, "Adam's learning rate", above=0)
@@ -74,8 +77,8 @@ class AGE(Eraser):
     cost: ClassVar = "a minute or two on Moji, minutes on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
-            "eta": 1.0, "keep": 1.0, "closest": 100, "picks": 100, "spread": "distance", "temperature": 0.1, "search_lr": 1e-2,
-            "flow": False, "space": "x0", "steps": 1000, "lr": 1e-5, "batch": 1, "source": "edited", "reuse": 1,
+            "eta": 1.0, "keep": 1.0, "closest": 100, "picks": 100, "cluster_by": "distance", "temperature": 0.1, "search_lr": 1e-2,
+            "frozen_gradient": False, "space": "x0", "steps": 1000, "lr": 1e-5, "batch": 1, "source": "edited", "reuse": 1,
             "sampler_steps": 50, "phrases": False,
         },
     }  # fmt: skip
@@ -86,7 +89,7 @@ class AGE(Eraser):
     ) -> Delta | LowRank:
         always = [p for c in preserve for p in c.phrases] + [c.target for c in erase]
         words, allowed = candidates(
-            base, erase, listed(self.vocabulary, base), always, closest=self.closest, picks=self.picks, spread=self.spread,
+            base, erase, listed(self.vocabulary, base), always, closest=self.closest, picks=self.picks, cluster_by=self.cluster_by,
         )  # fmt: skip
         for row, concept in zip(allowed, erase, strict=True):
             if concept.target.strip():  # no search: it is what was asked for
@@ -111,7 +114,7 @@ class AGE(Eraser):
             search.note(step)
             x, x_found, t, picked, noise = next(latents)
             cond, found = prompts[picked], search.found(picked, noise)
-            with torch.set_grad_enabled(self.flow):
+            with torch.set_grad_enabled(self.frozen_gradient):
                 e_found, e_kept = base.predict(x, t, found), base.predict(x_found, t, found)
             goal = e_found.detach()
             if self.eta:

@@ -31,10 +31,11 @@ from efface.core.concept import Concept
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, Header, LowRank
+from efface.core.log import Log
 from efface.core.params import param
-from efface.core.search import Search, Spread, candidates, listed, walks
-from efface.core.train import Log, Tuner
+from efface.core.train import Tuner
 from efface.erasers.base import Eraser
+from efface.erasers.parts.search import ClusterBy, Search, candidates, listed, walks
 
 Where = Literal["xattn", "xattn.kv", "noxattn", "selfattn", "unet", "xattn.layers", "noxattn.layers", "noxattn.2023"]
 
@@ -51,14 +52,16 @@ class AP(Eraser):
     vocabulary: str = param(
         "", "words to keep among: a list with commas, a .txt file with one a line, or '' for the text encoder's own"
     )
-    closest: int = param(100, "candidates: so many words nearest to the concept", at_least=1)
-    picks: int = param(50, "candidates: so many of those, apart from each other", at_least=1)
-    spread: Spread = param("embedding", "apart by their text rows, or by their distance to the concept alone")
+    closest: int = param(100, "candidates: how many of the words nearest to the concept", at_least=1)
+    picks: int = param(50, "candidates: how many of those to keep, by k-medoids", at_least=1)
+    cluster_by: ClusterBy = param(
+        "embedding", "cluster the words by their text rows, or by their distance to the concept alone"
+    )
     mode: Literal["hard", "soft"] = param("hard", "keep one word at a time, or a mixture")
     top: int = param(5, "words of a soft mixture", at_least=1)
     temperature: float = param(2.0, "τ of the Gumbel softmax", above=0)
     search_lr: float = param(0.1, "Adam's learning rate of the search", above=0)
-    flow: bool = param(True, "the search's gradient sees the frozen model's answer change with the word")
+    frozen_gradient: bool = param(True, "the search's gradient also passes through the frozen model's prediction")
     space: Literal["native", "x0"] = param("native", "losses between predictions as they are, or between clean latents")
     steps: int = param(100, "training steps", at_least=0)
     lr: float = param(3e-4, "Adam's learning rate", above=0)
@@ -75,7 +78,7 @@ class AP(Eraser):
     cost: ClassVar = "a minute or two on Moji, minutes on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
-            "eta": 1.0, "keep": 1.0, "closest": 1000, "picks": 100, "spread": "distance", "search_lr": 1e-2, "flow": False,
+            "eta": 1.0, "keep": 1.0, "closest": 1000, "picks": 100, "cluster_by": "distance", "search_lr": 1e-2, "frozen_gradient": False,
             "space": "x0", "steps": 1000, "lr": 1e-5, "batch": 1, "source": "edited", "reuse": 1, "sampler_steps": 50, "phrases": False,
         },
     }  # fmt: skip
@@ -86,7 +89,7 @@ class AP(Eraser):
     ) -> Delta | LowRank:
         words, allowed = candidates(
             base, erase, listed(self.vocabulary, base), [p for c in preserve for p in c.phrases],
-            closest=self.closest, picks=self.picks, spread=self.spread,
+            closest=self.closest, picks=self.picks, cluster_by=self.cluster_by,
         )  # fmt: skip
         search = Search(
             base, erase, words, allowed, steps=self.steps, lr=self.search_lr, temperature=self.temperature,
@@ -95,7 +98,7 @@ class AP(Eraser):
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
         student = tuner.student
         pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        others = [rest for c in erase for rest in c.rests(self.phrases, things=True)]
+        others = [rest for c in erase for rest in c.contexts(self.phrases, things=True)]
         prompts, targets, rests = (base.embed(texts) for texts in (*map(list, zip(*pairs, strict=True)), others))
         aimed = any(c.target for c in erase)
         latents = walks(
@@ -122,7 +125,7 @@ class AP(Eraser):
 
     def hurt(self, base: Denoiser, student: Denoiser, x: Tensor, t: Tensor, found: Cond) -> Tensor:
         """How far the student's answer to the found words is from the frozen model's."""
-        with torch.set_grad_enabled(self.flow):
+        with torch.set_grad_enabled(self.frozen_gradient):
             before = base.predict(x, t, found)
         return self.apart(base, x, t, student.predict(x, t, found), before)
 

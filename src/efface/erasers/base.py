@@ -15,9 +15,9 @@ from efface.core.concept import Concept, concepts, same
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Edit, Header
 from efface.core.errors import UsageError, nearest
+from efface.core.log import Log
 from efface.core.memory import peak
 from efface.core.params import check
-from efface.core.train import Log
 
 NEEDS = {
     "words": "the text encoder alone reads words",

@@ -29,15 +29,16 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from typing_extensions import override  # in typing from Python 3.12
 
-from efface.core.anchors import anchor_pool, concept_rows, mixed
 from efface.core.branches.gates import Sites
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Adapter
-from efface.core.lipschitz import of_sites
+from efface.core.log import Log
 from efface.core.params import param
-from efface.core.train import Learner, Log
+from efface.core.train import Learner
 from efface.erasers.base import Eraser
+from efface.erasers.parts.anchors import anchor_pool, concept_rows, mixed
+from efface.erasers.parts.lipschitz import of_sites
 
 
 @dataclass(frozen=True, kw_only=True)

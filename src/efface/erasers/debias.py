@@ -29,10 +29,11 @@ from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, TextMap
 from efface.core.errors import UsageError, nearest
-from efface.core.mixture import Mixture, Part
+from efface.core.log import Log
 from efface.core.params import param
-from efface.core.train import Learner, Log
+from efface.core.train import Learner
 from efface.erasers.base import Eraser
+from efface.erasers.parts.mixture import Mixture, Part
 from efface.erasers.uce import UCE
 
 
@@ -107,15 +108,16 @@ class Debias(Eraser):
                 paired = uce.paired(words[[0] * len(way)], words[1:], [lead] * len(way))
                 rows, _, weights = min(paired, key=lambda pair: len(pair[0]))  # the rows that every attribute has
                 parts.append(Part(i, rows, torch.stack([g[: len(rows)] for _, g, _ in paired]), weights))
-        rows, weights = torch.cat([p.rows for p in parts]), torch.cat([p.weights for p in parts])
+        rows, weights = (torch.cat(each) for each in ([p.rows for p in parts], [p.weights for p in parts]))
         kept = base.embed(["", *uce.kept(preserve)])[1:]  # the later code may keep nothing at all
-        return Mixture(parts, uce.rest(rows, weights, kept, uce.calm(base, said)))
+        return Mixture(parts, uce.system(rows, weights, kept, uce.everyday_prompts(base, said)))
 
     def desired(self, asked: Sequence[str]) -> Tensor:
         """The share of each attribute, adding up to 1."""
         if len(set(asked)) < len(asked) or "{attribute}" not in self.wording:
-            got = f"{self.attributes!r} said as {self.wording!r}"
-            raise UsageError(f"Debias.attributes: expected some that read unlike, got {got}; give others")
+            raise UsageError(
+                f"Debias.attributes: expected some that read unlike, got {self.attributes!r} said as {self.wording!r}; give others"
+            )
         given = self.ratios.split(",") if self.ratios else ["1"] * max(1, len(asked))
         if len(given) != max(1, len(asked)) or not all(re.fullmatch(r" *\d*\.?\d+ *", r) and float(r) for r in given):
             raise UsageError(

@@ -25,8 +25,9 @@ from typing_extensions import override  # in typing from Python 3.12
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, LowRank
+from efface.core.log import Log
 from efface.core.params import param
-from efface.core.train import Log, Tuner
+from efface.core.train import Tuner
 from efface.core.walk import walk
 from efface.erasers.base import Eraser
 
@@ -77,7 +78,7 @@ class ESD(Eraser):
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
         student = tuner.student
         pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        others = [rest for c in erase for rest in c.rests(self.phrases, things=True)]
+        others = [rest for c in erase for rest in c.contexts(self.phrases, things=True)]
         prompts, targets, rests = (base.embed(texts) for texts in (*map(list, zip(*pairs, strict=True)), others))
         aimed = any(c.target for c in erase)
         latents = walk(

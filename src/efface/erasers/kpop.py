@@ -26,12 +26,14 @@ import torch
 from torch import Generator, Tensor
 from typing_extensions import override  # in typing from Python 3.12
 
+from efface.core.appended_rows import AppendedRows
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Keyed
-from efface.core.key import Behind, Key
+from efface.core.key import Key
+from efface.core.log import Log
 from efface.core.params import param
-from efface.core.train import Learner, Log, Tuner
+from efface.core.train import Learner, Tuner
 from efface.core.walk import walk
 from efface.erasers.base import Eraser
 
@@ -121,7 +123,7 @@ class KPOP(Eraser):
 def with_rows(model: Denoiser, rows: Tensor, which: Tensor) -> Denoiser:
     """The same denoiser with rows of its own behind each prompt of a batch, where `which` is true."""
     view = copy.copy(model)
-    view.keys = (*model.keys, Behind(rows, which))
+    view.keys = (*model.keys, AppendedRows(rows, which))
     return view
 
 

@@ -7,7 +7,7 @@ Idea:    Three stages. Words beside a concept carry it too: one map makes them r
              L_i = Σ_l |A_l(x_t)[S] ∘ M|²,   min_W* Σ_i Σ_j |W* e_ij - (W' + ΔW_i) e_ij|² + λ2 Σ_j |W* p_j - W p_j|²
 Names:   refine_prior = λ1, fuse_prior = λ2, focus = concept-focal sampling ξ(t), words = S; target = mapping concept.
 Differs: One map serves all layers, one factorisation the whole fusion; what comes out is stored exactly. A concept weighs as much as one
-         prompt however often it is told, its padding as one row; λ is in units of the second moment of all concepts; the prior is the
+         prompt however often it is pairs, its padding as one row; λ is in units of the second moment of all concepts; the prior is the
          preserved concepts, "" and everyday words, where the paper has captions of COCO. The loss is a mean square over each layer's
          heads and places, masks are shares of a place. Pictures stay latents: the released code normalises them by ImageNet's mean.
          Masks come from the model's own attention, where the paper runs Grounded-SAM; S are the concept's words, as in the paper.
@@ -28,19 +28,20 @@ from torch import Generator, Tensor
 from typing_extensions import override  # in typing from Python 3.12
 
 from efface.core.attention import attention_loss, focal, heat, recorded
-from efface.core.branch import Bound
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.edit import LowRank, TextMap
 from efface.core.errors import UsageError
+from efface.core.hooks import BoundBranch
 from efface.core.linalg import fuse
-from efface.core.lora import added, lora
-from efface.core.masks import read_masks
+from efface.core.log import Log
 from efface.core.params import param
-from efface.core.rows import keep_rows, spread
-from efface.core.told import Told, everyday, moment, refine, tell
-from efface.core.train import Learner, Log
+from efface.core.rows import keep_rows, row_metric
+from efface.core.train import Learner
 from efface.erasers.base import Eraser
+from efface.erasers.parts.lora import added, lora
+from efface.erasers.parts.masks import read_masks
+from efface.erasers.parts.prompt_pairs import PromptPairs, everyday_prompts, moment, prompt_pairs, refine
 
 MASKS = "where pictures show the concept: attention, a folder of masks, or a CLIPSeg model's folder or Hub id"
 
@@ -88,13 +89,13 @@ class MACE(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> LowRank:
-        told = [tell(base, c) for c in erase]
-        grams = [moment(t.prompts) for t in told]
-        kept = sum((moment(tell(base, c).prompts) for c in preserve), moment(base.embed([""])))
-        words = everyday(base, self.everyday, erase)
+        pairs = [prompt_pairs(base, c) for c in erase]
+        grams = [moment(t.prompts) for t in pairs]
+        kept = sum((moment(prompt_pairs(base, c).prompts) for c in preserve), moment(base.embed([""])))
+        words = everyday_prompts(base, self.everyday, erase)
         unit = torch.stack([g.trace() for g in grams]).sum() / len(kept)
-        prior = unit * spread(*keep_rows(words.cpu(), "content"))
-        left, right = refine(told, kept, self.refine_prior * prior)
+        prior = unit * row_metric(*keep_rows(words.cpu(), "content"))
+        left, right = refine(pairs, kept, self.refine_prior * prior)
         if not self.steps:
             left = torch.zeros_like(left)
         refined, weights = TextMap(left, right)(base), base.params(self.where)
@@ -104,7 +105,7 @@ class MACE(Eraser):
         for step in log.steps(loras, self.steps * len(erase), every=max(1, self.steps)):  # checkpoints between concepts
             i, done = divmod(step, self.steps)
             if not done:
-                losses = self.losses(base, refined, erase[i], told[i], loras[i], Generator().manual_seed(seeds[i]))
+                losses = self.losses(base, refined, erase[i], pairs[i], loras[i], Generator().manual_seed(seeds[i]))
             loss = next(losses)
             loras[i].step(loss)
             log.loss(loss.detach())
@@ -112,13 +113,13 @@ class MACE(Eraser):
         return LowRank(fuse(weights, left, right, learnt, grams, kept + self.fuse_prior * prior))
 
     def losses(
-        self, base: Denoiser, refined: Denoiser, concept: Concept, told: Told, lora: Learner, rng: Generator
+        self, base: Denoiser, refined: Denoiser, concept: Concept, pairs: PromptPairs, lora: Learner, rng: Generator
     ) -> Iterator[Tensor]:
         """Attention of the concept's place to its words, beside fresh pictures, levels, noise and prompts."""
         student = refined.fork(())
-        student.branches = (*refined.branches, Bound(lambda cond: added(lora.leaves), 1.0, ""))
-        x0, places = self.draw(base, concept, told, rng)
-        said = told.own | told.ends if self.words == "ends" else told.own
+        student.branches = (*refined.branches, BoundBranch(lambda cond: added(lora.leaves), 1.0, ""))
+        x0, places = self.draw(base, concept, pairs, rng)
+        said = pairs.own | pairs.ends if self.words == "ends" else pairs.own
         levels = focal(len(base.alphas_cumprod)) if self.focus else torch.ones(len(base.alphas_cumprod))
         while True:
             picked = torch.randint(len(x0), (self.batch,), generator=rng)
@@ -126,14 +127,14 @@ class MACE(Eraser):
             t = torch.multinomial(levels, self.batch, replacement=True, generator=rng).to(x0.device)
             x = base.add_noise(x0[picked], t, torch.randn(x0[picked].shape, generator=rng).to(x0))
             with recorded(student, said[spoken]) as maps:
-                student.predict(x, t, told.prompts[spoken])
+                student.predict(x, t, pairs.prompts[spoken])
             yield attention_loss(maps, places[picked], base.latent_shape[1:], self.loss == "square")
 
     @torch.no_grad()
-    def draw(self, base: Denoiser, concept: Concept, told: Told, rng: Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, base: Denoiser, concept: Concept, pairs: PromptPairs, rng: Generator) -> tuple[Tensor, Tensor]:
         """Pictures of the concept as latents, and masks of its place in them: all of a picture is in a style."""
-        plain = torch.arange(self.drawn) % told.plain
-        cond, own = told.prompts[plain], told.own[plain]
+        plain = torch.arange(self.drawn) % pairs.plain
+        cond, own = pairs.prompts[plain], pairs.own[plain]
         x0 = base.sample(cond, seeds=range(self.drawn), steps=self.sampler_steps, guidance=self.guidance)
         if concept.kind == "style":
             return x0, torch.ones_like(x0[:, 0])

@@ -26,9 +26,10 @@ from typing_extensions import override  # in typing from Python 3.12
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, LowRank
+from efface.core.log import Log
 from efface.core.params import param
 from efface.core.rows import keep_rows, pair_rows
-from efface.core.train import Log, Tuner
+from efface.core.train import Tuner
 from efface.erasers.base import Eraser
 
 

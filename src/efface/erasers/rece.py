@@ -30,9 +30,9 @@ from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import TextMap
 from efface.core.linalg import gram, text_map
+from efface.core.log import Log
 from efface.core.params import param
-from efface.core.rows import keep_rows, pair_rows, spread
-from efface.core.train import Log
+from efface.core.rows import keep_rows, pair_rows, row_metric
 from efface.erasers.base import Eraser
 from efface.erasers.uce import UCE
 
@@ -95,7 +95,7 @@ class RECE(Eraser):
         rows, b = keep_rows(kept, "content")
         a, k = self.erase_scale * a, gram(rows, self.preserve_scale * b)
         ridge = self.ridge * float(k.trace() + (a * c.square().sum(1)).sum()) / len(k)
-        metric = spread(*keep_rows(everyday, "content"))
+        metric = row_metric(*keep_rows(everyday, "content"))
         moved = (c != g).any(1)  # the words before a concept stay: there is nothing to bring back
         own = c[moved], g[moved], a[moved]
         t = whole(text_map(c, g, a, k, ridge, metric))

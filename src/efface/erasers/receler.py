@@ -30,8 +30,9 @@ from efface.core.concept import Concept
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Adapter
+from efface.core.log import Log
 from efface.core.params import param
-from efface.core.train import Learner, Log
+from efface.core.train import Learner
 from efface.core.walk import walk
 from efface.erasers.base import Eraser
 
@@ -73,7 +74,7 @@ class Receler(Eraser):
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Adapter:
         how = (self.phrases, True)  # a style is also said of things
-        pairs, rests = [p for c in erase for p in c.pairs(*how)], [r for c in erase for r in c.rests(*how)]
+        pairs, rests = [p for c in erase for p in c.pairs(*how)], [r for c in erase for r in c.contexts(*how)]
         names = [n for c in erase for n in c.phrases for _ in Concept(n, kind=c.kind).pairs(*how)]
         prompts, targets, besides = (base.embed(texts) for texts in (*map(list, zip(*pairs, strict=True)), rests))
         words, others = own(prompts, [base.embed([name]) for name in names]), self.others(base, erase, preserve)

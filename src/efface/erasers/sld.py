@@ -23,9 +23,9 @@ from typing_extensions import override  # in typing from Python 3.12
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Guidance
+from efface.core.log import Log
 from efface.core.params import param
 from efface.core.steering import Repel, pairs
-from efface.core.train import Log
 from efface.erasers.base import Eraser
 
 

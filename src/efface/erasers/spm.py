@@ -29,8 +29,9 @@ from efface.core.branches.membranes import Membranes, Rule, gate
 from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import Adapter
+from efface.core.log import Log
 from efface.core.params import param
-from efface.core.train import Learner, Log
+from efface.core.train import Learner
 from efface.core.walk import walk
 from efface.erasers.base import Eraser
 
@@ -76,7 +77,7 @@ class SPM(Eraser):
         student, used = base.fork(()), base.fork(())
         used.branches, opened = (*base.branches, membranes.bind(base)), membranes.opener(base)
         pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        others = [rest for c in erase for rest in c.rests(self.phrases, things=True)]
+        others = [rest for c in erase for rest in c.contexts(self.phrases, things=True)]
         prompts, targets, rests = (base.embed(texts) for texts in (*map(list, zip(*pairs, strict=True)), others))
         aimed = any(c.target for c in erase)
         owner = torch.tensor([i for i, c in enumerate(erase) for _ in c.pairs(self.phrases, things=True)])

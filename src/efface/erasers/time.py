@@ -28,9 +28,9 @@ from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import TextMap
 from efface.core.linalg import gram, text_map
+from efface.core.log import Log
 from efface.core.params import param
 from efface.core.rows import keep_rows
-from efface.core.train import Log
 from efface.erasers.base import Eraser
 
 

@@ -31,10 +31,14 @@ from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import Delta, TextMap
 from efface.core.linalg import gain, gram, text_map
+from efface.core.log import Log
 from efface.core.params import param
-from efface.core.rows import keep_rows, pair_rows, spread
-from efface.core.train import Log
+from efface.core.rows import keep_rows, pair_rows, row_metric
 from efface.erasers.base import Eraser
+
+RELEASED_2023 = {
+    "tokens": "last_to_end", "ridge": 0.5, "ridge_unit": "absolute", "preserve_scale": 0.0, "everyday": 0, "phrases": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +65,8 @@ class UCE(Eraser):
     where: ClassVar = "xattn.kv"
     cost: ClassVar = "seconds, words only"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "2023": {
-            "tokens": "last_to_end", "ridge": 0.5, "ridge_unit": "absolute", "preserve_scale": 0.0, "everyday": 0, "phrases": False,
-        },
-        "2023-tensor": {
-            "tokens": "last_to_end", "ridge": 0.5, "ridge_unit": "absolute", "preserve_scale": 0.0, "everyday": 0, "phrases": False,
-            "technique": "tensor",
-        },
+        "2023": RELEASED_2023,
+        "2023-tensor": {**RELEASED_2023, "technique": "tensor"},
         "2025": {"tokens": "last", "ridge": 0.5, "ridge_unit": "absolute", "everyday": 0, "phrases": False},
     }  # fmt: skip
 
@@ -79,7 +78,13 @@ class UCE(Eraser):
         said = [text for pair in pairs for text in pair]
         words = base.embed(said + self.kept(preserve))
         leads = [lead for c in erase for lead in self.leads(base, c)]
-        asked = words[: len(said) : 2], words[1 : len(said) : 2], words[len(said) :], leads, self.calm(base, said)
+        asked = (
+            words[: len(said) : 2],
+            words[1 : len(said) : 2],
+            words[len(said) :],
+            leads,
+            self.everyday_prompts(base, said),
+        )
         return self.solve(*asked) if self.technique == "replace" else self.subtract(base, *asked)
 
     def leads(self, base: Denoiser, concept: Concept) -> list[int]:
@@ -90,7 +95,7 @@ class UCE(Eraser):
         """Prompts that stay; the later code leaves the unconditional one unprotected."""
         return [text for c in preserve for text, _ in c.pairs(self.phrases)] + [""] * (self.tokens != "last")
 
-    def calm(self, base: Denoiser, said: Sequence[str]) -> Cond | None:
+    def everyday_prompts(self, base: Denoiser, said: Sequence[str]) -> Cond | None:
         """Everyday words that these prompts do not say, bare and with their article."""
         others = base.everyday(self.everyday, said)
         return base.embed(others) if others else None
@@ -103,7 +108,7 @@ class UCE(Eraser):
         `everyday` prompts shape the ridge: the map is pulled towards the identity where they lie.
         """
         c, g, weights = (torch.cat(parts) for parts in zip(*self.paired(erased, targets, leads), strict=True))
-        return TextMap(*text_map(c, g, *self.rest(c, weights, preserved, everyday)))
+        return TextMap(*text_map(c, g, *self.system(c, weights, preserved, everyday)))
 
     def subtract(
         self, base: Denoiser, erased: Cond, targets: Cond, preserved: Cond, leads: Sequence[int], everyday: Cond | None
@@ -111,7 +116,7 @@ class UCE(Eraser):
         """`solve`, but each projection W shall give V = W G - ⟨u, W G⟩ u, u = W C / |W C|, over the rows C of each prompt that move."""
         paired = self.paired(erased, targets, leads)
         c, g, weights = (torch.cat(parts) for parts in zip(*paired, strict=True))
-        y = gain(c, *self.rest(c, weights, preserved, everyday))
+        y = gain(c, *self.system(c, weights, preserved, everyday))
         deltas = {}
         for name, w in base.params(self.where).items():
             w64, missing = w.cpu().double(), torch.zeros(len(c), len(w), dtype=torch.float64)
@@ -129,7 +134,7 @@ class UCE(Eraser):
         pairs = enumerate(leads or [0] * len(erased))
         return [pair_rows(erased[[i]], targets[[i]], self.tokens, lead) for i, lead in pairs]
 
-    def rest(
+    def system(
         self, c: Tensor, weights: Tensor, preserved: Cond, everyday: Cond | None
     ) -> tuple[Tensor, Tensor, float, Tensor | None]:
         """What the closed form takes besides rows and aims: weights a, what stays K, ridge λ and its metric R."""
@@ -142,5 +147,5 @@ class UCE(Eraser):
             if self.ridge_unit == "rows"
             else 1.0
         )
-        metric = None if everyday is None else spread(*keep_rows(everyday.cpu(), self.tokens))
+        metric = None if everyday is None else row_metric(*keep_rows(everyday.cpu(), self.tokens))
         return weights, kept, float(self.ridge * unit), metric

@@ -10,10 +10,11 @@ from torch import Generator, Tensor
 from torch.nn.functional import gelu
 from typing_extensions import override  # in typing from Python 3.12
 
-from efface.core.branch import Added, Bound, Branch
+from efface.core.branch import Branch
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
 from efface.core.errors import UsageError
+from efface.core.hooks import Added, BoundBranch
 
 PARTS = ("down", "down_bias", "up", "up_bias")
 
@@ -37,7 +38,7 @@ class Bottlenecks(Branch):
         return cls(tensors)
 
     @override
-    def at(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
+    def additions(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
         sites = dict.fromkeys(key.rpartition("/")[0] for key in self.tensors)
         here = {
             f"unet.{name}": getattr(module, "out_dim", 0) for name, module in base.modules()["unet"].named_modules()
@@ -60,7 +61,7 @@ def _adding(down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor) -> Add
     return add
 
 
-def noted(bound: Bound, added: dict[str, Tensor]) -> Bound:
+def noted(bound: BoundBranch, added: dict[str, Tensor]) -> BoundBranch:
     """The same, which writes down in `added` what it adds at each site in the latest prediction."""
 
     def noting(site: str, add: Added) -> Added:

@@ -10,11 +10,12 @@ from torch import Generator, Tensor
 from torch.nn.functional import one_hot, pad
 from typing_extensions import override  # in typing from Python 3.12
 
-from efface.core.branch import Added, Branch
+from efface.core.branch import Branch
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Adapter
 from efface.core.errors import UsageError
+from efface.core.hooks import Added
 
 GAIN = 10.0  # of `up` while it learns, so that one learning rate suits it and the gates
 START = 0.1  # of `query` and `key`: a gate looks at all tokens alike before it learns which
@@ -28,7 +29,7 @@ class TokenGates(Branch):
     """
 
     @override
-    def at(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
+    def additions(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
         here = {name.removesuffix(".weight"): tuple(w.shape) for name, w in base.params("xattn.kv").items()}
         made = {site: (width, self.tensors["gate"].shape[1]) for site, width in self.facts["sites"].items()}
         if made != here:

@@ -11,10 +11,11 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override  # in typing from Python 3.12
 
-from efface.core.branch import Added, Bound, Branch
+from efface.core.branch import Branch
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
 from efface.core.errors import UsageError
+from efface.core.hooks import Added, BoundBranch
 
 Rule = Literal["centred", "released"]
 Layer = nn.Linear | nn.Conv2d
@@ -39,14 +40,14 @@ class Membranes(Branch):
         return cls(tensors, {"phrases": said, "gate": rule})
 
     @override
-    def at(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
+    def additions(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
         layers, opens = self._layers(base), gate(base, self.facts["phrases"], self.facts["gate"])
         return lambda cond: self._added(layers, opens(cond))
 
-    def opener(self, base: Denoiser) -> Callable[[Float[Tensor, "b n"]], Bound]:
+    def opener(self, base: Denoiser) -> Callable[[Float[Tensor, "b n"]], BoundBranch]:
         """Beside `base`, as far open as it is told, whatever the prompts: for training, which decides that itself."""
         layers = self._layers(base)
-        return lambda gamma: Bound(lambda cond: self._added(layers, gamma), 1.0, "")
+        return lambda gamma: BoundBranch(lambda cond: self._added(layers, gamma), 1.0, "")
 
     def _layers(self, base: Denoiser) -> dict[str, Layer]:
         here = sites(base)

@@ -10,7 +10,7 @@ from toys import tokenizer
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from efface.core.errors import EffaceError, UsageError
-from efface.core.masks import read_masks
+from efface.erasers.parts.masks import read_masks
 
 PICTURES = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 

@@ -12,10 +12,10 @@ from torch import Generator, Tensor
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.errors import UsageError
-from efface.core.search import MARKS, SHOWN, Search, candidates, choice, gumbel, listed, medoids, walks
+from efface.erasers.parts.search import MARKS, SHOWN, Search, candidates, choice, gumbel, listed, medoids, walks
 
 TIGER = (Concept("tiger"),)
-ALL = {"closest": 99, "picks": 99, "spread": "embedding"}
+ALL = {"closest": 99, "picks": 99, "cluster_by": "embedding"}
 
 
 def search(base: Denoiser, words: list[str], erase: tuple[Concept, ...] = TIGER, **changes: object) -> Search:
@@ -52,7 +52,7 @@ def test_no_word_is_the_concept_by_any_of_its_names(base: Denoiser) -> None:
 
 def test_candidates_are_the_closest_to_each_concept(base: Denoiser) -> None:
     erase, given = (Concept("tiger"), Concept("car")), base.words(99)
-    words, allowed = candidates(base, erase, given, ["stone"], closest=4, picks=9, spread="embedding")
+    words, allowed = candidates(base, erase, given, ["stone"], closest=4, picks=9, cluster_by="embedding")
     for concept, mine in zip(erase, allowed.tolist(), strict=True):
         rest = [w for w in given if w not in ("tiger", "car", "stone")]
         near = sorted(rest, key=lambda w: float(np.linalg.norm(row(base, w) - row(base, concept.name))))[:4]
@@ -66,10 +66,12 @@ def test_picks_stand_for_the_closest(base: Denoiser) -> None:
     near = sorted(
         (w for w in given if w != "tiger"), key=lambda w: float(np.linalg.norm(row(base, w) - row(base, "tiger")))
     )
-    for spread in ("embedding", "distance"):
-        words, _ = candidates(base, TIGER, given, closest=12, picks=3, spread=spread)
+    for cluster_by in ("embedding", "distance"):
+        words, _ = candidates(base, TIGER, given, closest=12, picks=3, cluster_by=cluster_by)
         rows = torch.from_numpy(np.stack([row(base, w) for w in near[:12]]))
-        points = rows if spread == "embedding" else (rows - torch.from_numpy(row(base, "tiger"))).norm(dim=1)[:, None]
+        points = (
+            rows if cluster_by == "embedding" else (rows - torch.from_numpy(row(base, "tiger"))).norm(dim=1)[:, None]
+        )
         assert set(words) == {near[i] for i in medoids(points.float(), 3).tolist()}
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from efface.core.anchors import anchor_pool, concept_rows, mixed
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
+from efface.erasers.parts.anchors import anchor_pool, concept_rows, mixed
 
 TIGER, NOTO = Concept("tiger", "cat"), Concept("noto", kind="style")
 

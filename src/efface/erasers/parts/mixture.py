@@ -27,17 +27,17 @@ class Mixture:
     """The closed form, ready for any β. `rest` is what `text_map` takes after rows, targets and the parts' weights."""
 
     parts: Sequence[Part]
-    rest: tuple[Tensor, Tensor, float, Tensor | None]
+    system: tuple[Tensor, Tensor, float, Tensor | None]
 
     def of_rows(self, beta: Float[Tensor, "concepts k"]) -> TextMap:
         """Rows read as c + Σ_k β_k (a_k - c), in every projection."""
         c = torch.cat([p.rows for p in self.parts]).double()
         steps = [torch.einsum("k,knd->nd", beta[p.concept].double(), (p.others - p.rows).double()) for p in self.parts]
-        return TextMap(*text_map(c, c + torch.cat(steps), *self.rest))
+        return TextMap(*text_map(c, c + torch.cat(steps), *self.system))
 
     def of_outputs(self, base: Denoiser, betas: Float[Tensor, "rounds concepts k"]) -> Delta:
         """Each projection makes o + Σ_k β_k (|o| u_k / |u_k| - o) of a prompt, o and u_k what it made of c and a_k the round before."""
-        y = gain(torch.cat([p.rows for p in self.parts]), *self.rest)
+        y = gain(torch.cat([p.rows for p in self.parts]), *self.system)
         deltas = {}
         for name, w in base.params("xattn.kv").items():
             now = w.detach().cpu().double()

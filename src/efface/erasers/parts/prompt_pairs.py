@@ -1,4 +1,4 @@
-"""A concept told in many prompts, with words behind it that carry it too, each beside the same words about its target."""
+"""A concept pairs in many prompts, with words behind it that carry it too, each beside the same words about its target."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,11 +32,11 @@ FRAMES = {
 
 
 @dataclass(frozen=True)
-class Told:
+class PromptPairs:
     """Prompts that say a concept, the same about its target, where the concept's own words stand, and how many prompts are plain."""
 
     prompts: Cond
-    goals: Cond
+    targets: Cond
     own: Bool[Tensor, "b n"]
     plain: int
 
@@ -47,7 +47,7 @@ class Told:
         return at >= self.prompts.mask.sum(1, keepdim=True) - 1
 
 
-def tell(base: Denoiser, concept: Concept) -> Told:
+def prompt_pairs(base: Denoiser, concept: Concept) -> PromptPairs:
     """A concept in all frames of its kind that leave the text encoder a place of padding; with no target, what is left of them.
 
     Raises:
@@ -63,10 +63,12 @@ def tell(base: Denoiser, concept: Concept) -> Told:
             f"concept: expected words that the text encoder has room for, got {concept.name!r}; give a shorter name"
         )
     plain = int((fits < 2 * len(concept.phrases)).sum())
-    return Told(prompts[fits], goals[fits], own(prompts[fits], [names[[i]] for i in fits.tolist()]), plain or len(fits))
+    return PromptPairs(
+        prompts[fits], goals[fits], own(prompts[fits], [names[[i]] for i in fits.tolist()]), plain or len(fits)
+    )
 
 
-def everyday(base: Denoiser, n: int, besides: Sequence[Concept]) -> Cond:
+def everyday_prompts(base: Denoiser, n: int, besides: Sequence[Concept]) -> Cond:
     """The text encoder's `n` most frequent words that neither a concept nor its target says, each bare and with its article."""
     return base.embed(base.everyday(n, [text for c in besides for text in (*c.phrases, c.target)]))
 
@@ -78,15 +80,15 @@ def moment(cond: Cond) -> Float[Tensor, "d d"]:
 
 
 def refine(
-    told: Sequence[Told], kept: Float[Tensor, "d d"], prior: Float[Tensor, "d d"]
+    pairs: Sequence[PromptPairs], kept: Float[Tensor, "d d"], prior: Float[Tensor, "d d"]
 ) -> tuple[Float[Tensor, "d r"], Float[Tensor, "d r"]]:
     """Factors (left, right) of I + left rightᵀ, under which words beside each concept read as beside its target: MACE, eq. 1.
 
     Each concept weighs as much as one prompt; `kept` and `prior` are second moments of what shall stay.
     """
-    shares = [1 / len(t.own) for t in told for _ in t.own]
-    every = [(t.prompts[[i]].cpu(), t.goals[[i]].cpu()) for t in told for i in range(len(t.own))]
-    rows, goals, leads = zip(*(beside(prompt, goal) for prompt, goal in every), strict=True)
+    shares = [1 / len(t.own) for t in pairs for _ in t.own]
+    every = [(t.prompts[[i]].cpu(), t.targets[[i]].cpu()) for t in pairs for i in range(len(t.own))]
+    rows, goals, leads = zip(*(co_occurring(prompt, goal) for prompt, goal in every), strict=True)
     weights, before = (
         torch.cat([torch.full((len(r),), share) for r, share in zip(part, shares, strict=True)])
         for part in (rows, leads)
@@ -95,7 +97,7 @@ def refine(
     return text_map(torch.cat(rows), torch.cat(goals), weights, kept, 1.0, prior)
 
 
-def beside(source: Cond, goal: Cond) -> tuple[Float[Tensor, "r d"], Float[Tensor, "r d"], Float[Tensor, "p d"]]:
+def co_occurring(source: Cond, goal: Cond) -> tuple[Float[Tensor, "r d"], Float[Tensor, "r d"], Float[Tensor, "p d"]]:
     """Rows of one prompt that co-occur with its concept, and the rows of `goal` they shall read as; and those before the concept.
 
     Words behind the concept are those that end both prompts, to the end token; then the padding as its mean. What begins both

@@ -6,7 +6,7 @@ from toys import differing, snapshot, tiny
 
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
-from efface.core.words import WordTuner, own_words
+from efface.erasers.parts.embeddings import WordTuner, own_words
 
 
 def ids(base: Denoiser, prompt: str) -> list[int]:

@@ -23,7 +23,7 @@ FREQUENT = 3000  # words of the text encoder's own that are looked at: the paper
 MARKS = 50  # times at which shares are kept
 SHOWN = 8  # words whose shares an edit's header keeps, for each concept
 
-Spread = Literal["embedding", "distance"]
+ClusterBy = Literal["embedding", "distance"]
 
 
 def listed(vocabulary: str, base: Denoiser) -> list[str]:
@@ -52,7 +52,7 @@ def candidates(
     *,
     closest: int,
     picks: int,
-    spread: Spread,
+    cluster_by: ClusterBy,
 ) -> tuple[list[str], Bool[Tensor, "e n"]]:
     """Words, and which of them are candidates for which concept: never one that reads like what is erased.
 
@@ -63,7 +63,7 @@ def candidates(
         always: words that are candidates of every concept, near or far.
         closest: how many of those given, by the distance of their flattened text rows to the concept's.
         picks: how many of the closest.
-        spread: pick medoids of the text rows, or of their distances to the concept alone (as the released code does).
+        cluster_by: pick medoids of the text rows, or of their distances to the concept alone (as the released code does).
 
     Raises:
         UsageError: no word is left.
@@ -89,7 +89,7 @@ def candidates(
         near = away.argsort(stable=True)[: min(closest, int(away.isfinite().sum()))]
         if not len(near):
             continue
-        points = away[near, None] if spread == "distance" else _flat(base.embed([words[i] for i in near]))
+        points = away[near, None] if cluster_by == "distance" else _flat(base.embed([words[i] for i in near]))
         row[near[medoids(points, picks)]] = True
     used = allowed.any(0)
     return [w for w, some in zip(words, used.tolist(), strict=True) if some], allowed[:, used]

@@ -7,7 +7,7 @@ from oracles import cpe as oracle
 from torch import nn
 
 from efface.core.denoiser import Denoiser
-from efface.core.lipschitz import cross_attention, normalised, of_sites, released
+from efface.erasers.parts.lipschitz import cross_attention, normalised, of_sites, released
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])

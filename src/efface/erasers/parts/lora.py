@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Generator, Tensor
 
-from efface.core.branch import Added
+from efface.core.hooks import Added
 
 
 def lora(weights: Mapping[str, Tensor], rng: Generator) -> dict[str, Tensor]:

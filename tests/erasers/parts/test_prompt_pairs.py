@@ -9,7 +9,15 @@ from oracles import uce as oracle_uce
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.errors import UsageError
-from efface.core.told import FRAMES, Told, beside, everyday, moment, refine, tell
+from efface.erasers.parts.prompt_pairs import (
+    FRAMES,
+    PromptPairs,
+    co_occurring,
+    everyday_prompts,
+    moment,
+    prompt_pairs,
+    refine,
+)
 
 
 def words(base: Denoiser, prompt: str) -> list[str]:
@@ -33,7 +41,7 @@ def test_words_beside_a_concept_are_what_both_prompts_begin_and_end_with(
     base: Denoiser, source: str, goal: str
 ) -> None:
     one, two = base.embed([source]), base.embed([goal])
-    rows, goals, leads = beside(one, two)
+    rows, goals, leads = co_occurring(one, two)
     pairs, before = oracle.beside(words(base, source), words(base, goal))
     for (i, j), row, to in zip(pairs, rows, goals, strict=False):
         assert torch.equal(row, one.tokens[0, i])
@@ -46,35 +54,35 @@ def test_words_beside_a_concept_are_what_both_prompts_begin_and_end_with(
 
 
 def test_a_concept_is_told_in_every_frame_with_its_target_in_the_same_words(base: Denoiser) -> None:
-    told = tell(base, Concept("tiger", "cat", prompts=("lion",)))
-    assert told.plain == 4
+    pairs = prompt_pairs(base, Concept("tiger", "cat", prompts=("lion",)))
+    assert pairs.plain == 4
     said = [" ".join(words(base, f.format("tiger", "a tiger"))) for f in FRAMES["object"]]
-    read = [base.pipeline.tokenizer.convert_ids_to_tokens(ids.tolist()) for ids in told.prompts.ids]
-    first = [" ".join(r[: int(m.sum())]) for r, m in zip(read, told.prompts.mask, strict=True)][::2]
+    read = [base.pipeline.tokenizer.convert_ids_to_tokens(ids.tolist()) for ids in pairs.prompts.ids]
+    first = [" ".join(r[: int(m.sum())]) for r, m in zip(read, pairs.prompts.mask, strict=True)][::2]
     assert set(first) <= set(said)
     assert len(first) >= 5
-    for ids, goal, own in zip(told.prompts.ids, told.goals.ids, told.own, strict=True):
+    for ids, goal, own in zip(pairs.prompts.ids, pairs.targets.ids, pairs.own, strict=True):
         assert torch.equal(ids[~own], goal[~own])  # one word each: the rest is the same
         assert not torch.equal(ids[own], goal[own])
-    assert torch.equal(told.ends.sum(1), 17 - told.prompts.mask.sum(1))
-    assert not (told.ends & (torch.arange(16) < told.prompts.mask.sum(1, keepdim=True) - 1)).any()
-    bare = tell(base, Concept("tiger"))
+    assert torch.equal(pairs.ends.sum(1), 17 - pairs.prompts.mask.sum(1))
+    assert not (pairs.ends & (torch.arange(16) < pairs.prompts.mask.sum(1, keepdim=True) - 1)).any()
+    bare = prompt_pairs(base, Concept("tiger"))
     assert words(base, "") == ["<|startoftext|>", "<|endoftext|>"]
-    assert int(bare.goals.mask[0].sum()) == 2
+    assert int(bare.targets.mask[0].sum()) == 2
     with pytest.raises(UsageError, match=r"^concept: expected words that the text encoder has room for, got 'w{16}'"):
-        tell(base, Concept("w" * 16))
+        prompt_pairs(base, Concept("w" * 16))
 
 
-def refined(told: list[Told], base: Denoiser, weight: float) -> torch.Tensor:
-    d = told[0].prompts.tokens.shape[2]
-    left, right = refine(told, weight * moment(base.embed(["lion", ""])), weight * torch.eye(d, dtype=torch.float64))
+def refined(pairs: list[PromptPairs], base: Denoiser, weight: float) -> torch.Tensor:
+    d = pairs[0].prompts.tokens.shape[2]
+    left, right = refine(pairs, weight * moment(base.embed(["lion", ""])), weight * torch.eye(d, dtype=torch.float64))
     return torch.eye(d, dtype=torch.float64) + left @ right.T
 
 
 def test_the_map_moves_words_beside_a_concept_and_no_others(base: Denoiser) -> None:
-    told = tell(base, Concept("tiger", "cat"))
-    t = refined([told], base, 1e-6)
-    rows, goals, leads = beside(*(base.embed([p]) for p in ("a tiger on a table", "a cat on a table")))
+    pairs = prompt_pairs(base, Concept("tiger", "cat"))
+    t = refined([pairs], base, 1e-6)
+    rows, goals, leads = co_occurring(*(base.embed([p]) for p in ("a tiger on a table", "a cat on a table")))
     for row, goal in zip(rows.double(), goals.double(), strict=True):
         assert (t @ row - goal).norm() < 0.4 * (row - goal).norm()
     for lead in leads.double():
@@ -87,12 +95,12 @@ def test_the_map_moves_words_beside_a_concept_and_no_others(base: Denoiser) -> N
 
 @pytest.mark.parametrize("weight", [1e-2, 1.0])
 def test_the_map_is_the_papers_normal_equations(base: Denoiser, weight: float) -> None:
-    told = [tell(base, Concept("tiger", "cat")), tell(base, Concept("car"))]
+    pairs = [prompt_pairs(base, Concept("tiger", "cat")), prompt_pairs(base, Concept("car"))]
     old = np.random.default_rng(0).normal(size=(5, 64))
     rows, goals, ws, kept, bs = [], [], [], [], []
-    for t in told:
+    for t in pairs:
         for i in range(len(t.prompts)):
-            c, g, p = beside(t.prompts[[i]], t.goals[[i]])
+            c, g, p = co_occurring(t.prompts[[i]], t.targets[[i]])
             rows, goals, kept = [*rows, *c], [*goals, *g], [*kept, *p]
             ws, bs = ws + [1 / len(t.prompts)] * len(c), bs + [1 / len(t.prompts)] * len(p)
     for cond in (base.embed(["lion", ""])[[i]] for i in range(2)):
@@ -101,14 +109,14 @@ def test_the_map_is_the_papers_normal_equations(base: Denoiser, weight: float) -
             bs.append(weight / 2 if real else weight / 2 / int((cond.mask == 0).sum()))
     c, g, p = (torch.stack(v).T.double().numpy() for v in (rows, goals, kept))
     want = oracle_uce.normal_equations(old, c, g, np.array(ws), p, np.array(bs), weight)
-    np.testing.assert_allclose(old @ refined(told, base, weight).numpy(), want, atol=1e-5)
+    np.testing.assert_allclose(old @ refined(pairs, base, weight).numpy(), want, atol=1e-5)
 
 
 def test_everyday_words_are_none_of_the_concepts(base: Denoiser) -> None:
-    plain = everyday(base, 12, [Concept("moon")])
+    plain = everyday_prompts(base, 12, [Concept("moon")])
     assert len(plain) == 24
     frequent = base.words(1)[0]
-    changed = everyday(base, 12, [Concept("moon", f"a {frequent.upper()}")])
+    changed = everyday_prompts(base, 12, [Concept("moon", f"a {frequent.upper()}")])
     assert torch.equal(base.embed([frequent]).ids[0], plain.ids[0])
     assert len(changed) == 24
     assert not any(torch.equal(base.embed([frequent]).ids[0], ids) for ids in changed.ids)

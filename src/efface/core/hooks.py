@@ -1,0 +1,53 @@
+"""What a branch adds to the outputs of a denoiser's modules, as forward hooks for the time of one prediction."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+
+from efface.core.cond import Cond
+
+Added = Callable[[Tensor, Tensor], Tensor]  # (a module's input, its output) to what is added to that output
+
+
+@dataclass(frozen=True)
+class BoundBranch:
+    """A branch bound to a denoiser, at a strength."""
+
+    added: Callable[[Cond], dict[str, Added]]
+    strength: float
+    fingerprint: str
+
+    def __call__(self, cond: Cond) -> dict[str, Added]:
+        """What to add at each site, for the prompts of one call."""
+        if self.strength == 1:
+            return self.added(cond)
+        return {site: _scaled(add, self.strength) for site, add in self.added(cond).items()}
+
+
+def _scaled(add: Added, strength: float) -> Added:
+    return lambda given, out: strength * add(given, out)
+
+
+@contextlib.contextmanager
+def hooked(parts: Mapping[str, nn.Module], branches: Sequence[Mapping[str, Added]]) -> Iterator[None]:
+    """Within it, what the branches add at a module is added to its output, each seeing the module's own output."""
+    at: dict[str, list[Added]] = {}
+    for branch in branches:
+        for site, add in branch.items():
+            at.setdefault(site, []).append(add)
+    handles = []
+    try:
+        for site, adds in at.items():
+            part, _, name = site.partition(".")
+            handles.append(parts[part].get_submodule(name).register_forward_hook(partial(_hook, adds)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(adds: Sequence[Added], module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
+    return sum((add(given[0], out).to(out.dtype) for add in adds), out)
