@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/real_size.py --models sd14 --methods uce,esd --pixels 512
 
 The folders hold Stable Diffusion 1.4 and 2.1 (v-prediction) in stock classes: their exact shapes, in float32, with weights that mean
-nothing. What is asked is whether anything breaks, how long it takes and how much memory; each command is a process of its own. Pictures are small (--pixels), since their size costs time on two cores and breaks nothing that weights do not; the rows of
-one method at the models' own sizes stand below the table.
+nothing. What is asked is whether anything breaks, how long it takes and how much memory; each command is a process of its own.
+Pictures are small (--pixels), since their size costs time on two cores and breaks nothing that weights do not.
 """
 
 import argparse
