@@ -23,6 +23,7 @@ from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, LowRank
 from efface.core.log import Log
 from efface.core.params import param
+from efface.core.prompts import ConceptPrompts, kept_prompts
 from efface.core.train import Tuner
 from efface.core.walk import walk
 from efface.erasers.base import Eraser
@@ -52,12 +53,10 @@ class Naive(Eraser):
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Delta | LowRank:
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
-        pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        aims = [target for _, target in pairs]
-        neutral = ["", *(text for c in preserve for text, _ in c.pairs(self.phrases))]
-        prompts, targets, kept = (base.embed(texts) for texts in ([prompt for prompt, _ in pairs], aims, neutral))
+        embedded = ConceptPrompts.of(erase, self.phrases).embed(base)
+        kept = base.embed(["", *kept_prompts(preserve, self.phrases)])
         ways = {"batch": self.batch, "reuse": self.reuse, "steps": self.sampler_steps, "guidance": self.guidance}
-        towards, still = walk(base, prompts, rng, **ways), walk(base, kept, rng, **ways)
+        towards, still = walk(base, embedded.prompts, rng, **ways), walk(base, kept, rng, **ways)
         log.recipe = self.recipe(base, erase, preserve)
         for _ in log.steps(
             tuner, self.steps, every=self.reuse * -(-25 // self.reuse)
@@ -65,8 +64,8 @@ class Naive(Eraser):
             (x, t, i), (x_kept, t_kept, j) = next(towards), next(still)
             x, t = torch.cat([x, x_kept]), torch.cat([t, t_kept])
             with torch.no_grad():
-                goal = base.predict(x, t, targets[i] + kept[j])
-            missed = (tuner.student.predict(x, t, prompts[i] + kept[j]) - goal).square()
+                goal = base.predict(x, t, embedded.targets[i] + kept[j])
+            missed = (tuner.student.predict(x, t, embedded.prompts[i] + kept[j]) - goal).square()
             loss = missed[: self.batch].mean() + self.preserve_scale * missed[self.batch :].mean()
             tuner.step(loss)
             log.loss(loss.detach())
