@@ -3,14 +3,16 @@
 import os
 import random
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+# in the processes that tests start as well: threads of several test runs on few cores wait for each other, four times as long
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))  # toys, oracles
 
+import children
 import jaxtyping
 import numpy as np
 import pytest
@@ -44,6 +46,12 @@ def offline() -> Iterator[None]:
         patch.setattr(socket.socket, "connect", refuse)
         patch.setattr(socket.socket, "connect_ex", refuse)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Before any fixture of a module or a session computes: `same_start` comes after those."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -83,12 +91,21 @@ def shared() -> Denoiser:
     return toys.tiny()
 
 
+@pytest.fixture(scope="session")
+def untouched(shared: Denoiser) -> dict[str, Tensor]:
+    """What the tiny model was before any test."""
+    return toys.snapshot(shared)
+
+
 @pytest.fixture
-def base(shared: Denoiser) -> Iterator[Denoiser]:
-    """The tiny ε-model. A test that changes a bit of it fails."""
-    before = toys.snapshot(shared)
+def base(shared: Denoiser, untouched: dict[str, Tensor]) -> Iterator[Denoiser]:
+    """The tiny ε-model. A test that changes a bit of it fails, and the next one has it as it was."""
     yield shared
-    assert not toys.differing(before, toys.snapshot(shared)), "the test changed the base model"
+    if changed := toys.differing(untouched, toys.tensors(shared)):
+        with torch.no_grad():
+            for name in changed:
+                toys.tensors(shared)[name].copy_(untouched[name])
+    assert not changed, "the test changed the base model"
     parts = (shared.pipeline.unet, shared.pipeline.text_encoder, shared.pipeline.vae)
     assert not any(p.requires_grad or p.grad is not None for part in parts for p in part.parameters())
 
@@ -104,11 +121,7 @@ def child() -> Callable[[str, Path], dict[str, Tensor]]:
     """Run code in a new process that is given a folder; what it saves there as `out.bin` comes back."""
 
     def run(code: str, folder: Path) -> dict[str, Tensor]:
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(folder)], env=env, capture_output=True, text=True, timeout=240
-        )
-        assert done.returncode == 0, done.stderr
+        children.finish(children.start(code, folder), folder)
         return load_file(folder / "out.bin")
 
     return run
