@@ -312,6 +312,9 @@ def test_it_holds_its_tensors_as_its_file_does(fitted: dict[str, Edit], tmp_path
     for k, t in held.items():
         assert t.is_contiguous(), k
         assert (t.dtype, t.shape, t.stride()) == (read[k].dtype, read[k].shape, read[k].stride()), k
+        assert t.data_ptr() % 64 == read[k].data_ptr() % 64 == 0, (
+            k
+        )  # BLAS may read aligned memory by other instructions
 
 
 @methods

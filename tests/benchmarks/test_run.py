@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -54,11 +55,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted((folder / "pictures").rglob("*.png"))}
 
 
+@pytest.fixture(scope="module")
+def undisturbed(shared: Denoiser, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a run that nothing disturbed."""
+    edits, wanted = setting(shared)
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    draw(Store(folder), shared, edits, wanted, Log())
+    return folder
+
+
 @pytest.fixture
-def whole(base: Denoiser, tmp_path: Path) -> dict[str, bytes]:
-    """The pictures of a run that nothing disturbed."""
-    edits, wanted = setting(base)
-    draw(Store(tmp_path / "whole"), base, edits, wanted, Log())
+def whole(undisturbed: Path, tmp_path: Path) -> dict[str, bytes]:
+    """Its pictures, and a copy of it in "whole"."""
+    shutil.copytree(undisturbed, tmp_path / "whole")
     found = contents(tmp_path / "whole")
     assert len(found) == 2 * len(CELLS)
     return found

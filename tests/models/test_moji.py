@@ -1,10 +1,9 @@
 """Moji: stock, small, and good enough to stand on. Erasing on it: the concept goes, its neighbours stay, by measured amounts."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import children
 import pytest
 from diffusers import StableDiffusionPipeline
 
@@ -32,15 +31,14 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("pictures") / "store")
 
 
-def test_loads_without_efface():
+def test_loads_without_efface(tmp_path: Path):
     code = (
         "import sys, torch\nfrom diffusers import StableDiffusionPipeline\n"
         f"pipe = StableDiffusionPipeline.from_pretrained({str(MOJI)!r})\npipe.set_progress_bar_config(disable=True)\n"
         "picture = pipe('a tiger', num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]\n"
         "assert picture.size == (64, 64), picture.size\nassert 'efface' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    children.finish(children.start(code, tmp_path), tmp_path)
 
 
 def test_is_stock_and_small():
