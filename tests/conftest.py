@@ -1,4 +1,4 @@
-"""Every test runs offline, seeded, on one thread, and leaves the process as it found it: the fixtures that see to it are in fixtures.py."""
+"""Every test runs offline, seeded, on one thread, and leaves the process as it found it; shared_fixtures.py sees to it."""
 
 import os
 import sys
@@ -16,7 +16,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Marks, known with and without the repository's own settings; and the fixtures."""
     for mark in ("slow: takes seconds", "gpu: needs a GPU", "browser: needs Chromium"):
         config.addinivalue_line("markers", mark)
+    # not in the process that hands tests out to workers: they would wait ten seconds for its imports of torch and diffusers
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
-        config.pluginmanager.import_plugin(
-            "fixtures"
-        )  # imports torch and diffusers: ten seconds, for which workers would wait
+        config.pluginmanager.import_plugin("shared_fixtures")
