@@ -307,8 +307,7 @@ def test_it_holds_its_tensors_as_its_file_does(fitted: dict[str, Edit], tmp_path
     held, read = edit.tensors(), load_edit(tmp_path / "x.safetensors").tensors()
     if isinstance(edit, Keyed):
         assert edit.key
-        held |= edit.key.rows
-        read |= load_key(tmp_path / "x.key.safetensors").rows
+        held, read = {**held, **edit.key.rows}, {**read, **load_key(tmp_path / "x.key.safetensors").rows}
     assert held.keys() == read.keys()
     for k, t in held.items():
         assert t.is_contiguous(), k
