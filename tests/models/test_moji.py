@@ -41,7 +41,9 @@ def test_loads_without_efface(tmp_path: Path):
         "picture = pipe('a tiger', num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]\n"
         "assert picture.size == (64, 64), picture.size\nassert 'efface' not in sys.modules"
     )
-    children.finish(children.start(code, tmp_path), tmp_path)
+    process = children.start(code, tmp_path)
+    children.finish(process, tmp_path)
+    assert process.exitcode == 0
 
 
 def test_is_stock_and_small():
