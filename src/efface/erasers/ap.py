@@ -57,8 +57,7 @@ class AP(Eraser):
     cluster_by: ClusterBy = param(
         "embedding", "cluster the words by their text rows, or by their distance to the concept alone"
     )
-    mode: Literal["hard", "soft"] = param("hard", "keep one word at a time, or a mixture")
-    top: int = param(5, "words of a soft mixture", at_least=1)
+    mode: Literal["hard", "soft"] = param("hard", "keep one word at a time, or a mixture of all")
     temperature: float = param(2.0, "τ of the Gumbel softmax", above=0)
     search_lr: float = param(0.1, "Adam's learning rate of the search", above=0)
     frozen_gradient: bool = param(True, "the search's gradient also passes through the frozen model's prediction")
@@ -93,7 +92,7 @@ class AP(Eraser):
         )  # fmt: skip
         search = Search(
             base, erase, words, allowed, steps=self.steps, lr=self.search_lr, temperature=self.temperature,
-            hard=self.mode == "hard", top=self.top, framed=self.phrases,
+            hard=self.mode == "hard", top=len(words), framed=self.phrases,
         )  # fmt: skip
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
         student = tuner.student
