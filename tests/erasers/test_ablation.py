@@ -105,6 +105,21 @@ def test_the_loss_is_the_papers(
     assert max(levels) > 500 > min(levels)
 
 
+@pytest.mark.parametrize("preset", ["object", "memorised"])
+def test_priors_of_presets_are_the_released_one_which_is_beside_a_sum_over_channels(
+    base: Denoiser, log: Watch, preset: str
+) -> None:
+    few = {**SMALL, "steps": 2, "where": "unet"}
+    ConceptAblation.preset(preset, **few).fit(base, Concept("tiger", "cat"), log=log)
+    goal, student, kept_goal, kept = [c for c in log.used[1] if len(c.x) == 3][-4:]
+    assert [c.learns for c in (goal, student, kept_goal, kept)] == [False, True, False, True]
+    mask = np.ones_like(goal.out[:, :1])  # the released one, where nothing is cropped
+    want = oracle.released(student.out, goal.out, kept.out, kept_goal.out, mask, 1.0)
+    without = oracle.released(student.out, goal.out, kept.out, kept_goal.out, mask, 0.0)
+    assert log.losses[1] * base.latent_shape[0] == pytest.approx(want, rel=1e-4)
+    assert want > 1.01 * without  # by the second step the prior counts
+
+
 @pytest.mark.parametrize(
     ("objective", "of"), [("model", {"cat", "boat"}), ("noise", {"cat", "boat"}), ("reverse", {"tiger", "car"})]
 )
