@@ -13,8 +13,8 @@ Differs: The search's gradient flows through both predictions. The released code
          the noisiest fifth. Candidates are medoids of the closest words' text rows; the released code clusters their distances, one
          number each. Preserved concepts are candidates as well. Words are said in the concept's phrases. One batch serves both
          players (released: a batch each, in turn), and `reuse` steps share the trajectories of ESD and as many of found words,
-         whose Gumbel noise stays with them. Preset "released": objects (nudity there: where noxattn, closest 2000, picks
-         50), without its latents' being 39 to 58 noise levels cleaner than it tells the model.
+         whose Gumbel noise stays with them. Mode "soft" mixes by the whole softmax, as released. Preset "released": objects (nudity
+         there: where noxattn, closest 2000, picks 50), without its latents' being 39 to 58 noise levels cleaner than it tells the model.
          On Moji what is hurt most is what means the same: "tiger face", or "predator", which drawings of tigers are tagged with.
 Cost:    Twice ESD's a step: about two minutes for Moji on one core; minutes on a GPU for Stable Diffusion.
 """
