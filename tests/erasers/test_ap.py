@@ -192,6 +192,26 @@ class Hurt(MixtureDenoiser):
         return super().means(cond) + along[:, None, None, None]
 
 
+def test_a_soft_word_is_of_all_candidates(base: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Search, Tensor, Cond]] = []
+    found = Search.found
+
+    def noted(self: Search, picked: Tensor, noise: Tensor) -> Cond:
+        seen.append((self, noise, found(self, picked, noise)))
+        return seen[-1][2]
+
+    monkeypatch.setattr(Search, "found", noted)
+    words = "lion, cat, house, moon, bird, red, car"
+    AP(mode="soft", temperature=5.0, **{**SMALL, "vocabulary": words}).fit(base, "tiger")
+    search, noise, out = seen[0]  # every word is as likely yet
+    assert len(search.words) == 7
+    rows = base.embed(search.words).tokens.double().numpy()
+    for one, g in zip(out.tokens.detach().double().numpy(), noise.numpy(), strict=True):
+        weights = oracle.soft(np.zeros(7), g, 5.0)
+        np.testing.assert_allclose(one, np.einsum("n,ntd->td", weights, rows), atol=1e-5)
+        assert weights.min() > 0.01  # the least of them would be missed
+
+
 def test_it_finds_the_word_that_is_hurt_most() -> None:
     pipe = pipeline(dtype=torch.float64)
     base, student = MixtureDenoiser(pipe), Hurt(pipe)

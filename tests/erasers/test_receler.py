@@ -131,7 +131,8 @@ def test_the_loss_is_the_papers_and_what_keeps_other_prompts(model: Denoiser, wa
 def test_a_target_takes_the_place_of_the_empty_prompt(base: Denoiser, watch: Watch) -> None:
     (step,) = fitted(watch, base, Concept("tiger", "cat"))
     concept, null, target, _, _, student, *_ = step.calls
-    assert torch.equal(target.cond.tokens, base.embed(["cat"] * 4).tokens)
+    rows = base.embed(["cat"] * 4).tokens  # four at once, where training embeds one
+    torch.testing.assert_close(target.cond.tokens, rows, atol=1e-5, rtol=0)
     assert step.loss == pytest.approx(oracle.mse(student.out, target.out - (concept.out - null.out)), rel=1e-4)
 
 
@@ -188,9 +189,10 @@ def test_the_nets_are_held_to_where_the_base_attends_to_the_concept(base: Denois
         k: v for one in calls[3 - STEP] for k, v in one.items()
     }  # nothing is kept: two predictions fewer, and the second of them
     for i, mask in enumerate(step.masks):
-        expected = oracle.mask([layer[i] for layer in concept.values()], [1, 2], 8, 0.4)
-        assert 0.05 < expected.mean() < 0.95
-        np.testing.assert_array_equal(mask, expected)
+        least, most = (oracle.mask([layer[i] for layer in concept.values()], [1, 2], 8, 0.4 + d) for d in (1e-4, -1e-4))
+        assert 0.05 < least.mean() <= most.mean() < 0.95
+        assert ((least <= mask) & (mask <= most)).all()  # a place on the threshold may round either way
+        assert (most - least).sum() <= 1
 
 
 def test_the_nets_answer_the_cross_attentions(base: Denoiser, watch: Watch) -> None:
@@ -258,7 +260,8 @@ def test_the_nets_learn_on_what_the_adversary_found(base: Denoiser, watch: Watch
 def test_without_an_adversary_all_hear_the_plain_prompt(base: Denoiser, watch: Watch) -> None:
     (step,) = fitted(watch, base, adversarial_steps=0)
     assert len(step.calls) == STEP - 2
-    assert torch.equal(step.calls[2].cond.tokens, base.embed(["tiger"] * 4).tokens)
+    plain = base.embed(["tiger"] * 4).tokens  # four at once, where training embeds one
+    torch.testing.assert_close(step.calls[2].cond.tokens, plain, atol=1e-5, rtol=0)
     one, two = (Receler(**{**SMALL, "steps": 2, "adversarial_steps": k}).fit(base, "tiger") for k in (0, 1))
     assert any(not torch.equal(t, two.tensors()[k]) for k, t in one.tensors().items())
 

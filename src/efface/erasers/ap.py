@@ -13,8 +13,8 @@ Differs: The search's gradient flows through both predictions. The released code
          the noisiest fifth. Candidates are medoids of the closest words' text rows; the released code clusters their distances, one
          number each. Preserved concepts are candidates as well. Words are said in the concept's phrases. One batch serves both
          players (released: a batch each, in turn), and `reuse` steps share the trajectories of ESD and as many of found words,
-         whose Gumbel noise stays with them. Preset "released": objects (nudity there: where noxattn, closest 2000, picks
-         50), without its latents' being 39 to 58 noise levels cleaner than it tells the model.
+         whose Gumbel noise stays with them. Mode "soft" mixes by the whole softmax, as released. Preset "released": objects (nudity
+         there: where noxattn, closest 2000, picks 50), without its latents' being 39 to 58 noise levels cleaner than it tells the model.
          On Moji what is hurt most is what means the same: "tiger face", or "predator", which drawings of tigers are tagged with.
 Cost:    Twice ESD's a step: about two minutes for Moji on one core; minutes on a GPU for Stable Diffusion.
 """
@@ -58,8 +58,7 @@ class AP(Eraser):
     cluster_by: ClusterBy = param(
         "embedding", "cluster the words by their text rows, or by their distance to the concept alone"
     )
-    mode: Literal["hard", "soft"] = param("hard", "keep one word at a time, or a mixture")
-    top: int = param(5, "words of a soft mixture", at_least=1)
+    mode: Literal["hard", "soft"] = param("hard", "keep one word at a time, or a mixture of all")
     temperature: float = param(2.0, "τ of the Gumbel softmax", above=0)
     search_lr: float = param(0.1, "Adam's learning rate of the search", above=0)
     frozen_gradient: bool = param(True, "the search's gradient also passes through the frozen model's prediction")
@@ -94,7 +93,7 @@ class AP(Eraser):
         )  # fmt: skip
         search = Search(
             base, erase, vocabulary, allowed, steps=self.steps, lr=self.search_lr, temperature=self.temperature,
-            hard=self.mode == "hard", top=self.top, templates=self.phrases,
+            hard=self.mode == "hard", top=len(vocabulary), templates=self.phrases,
         )  # fmt: skip
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
         student = tuner.student

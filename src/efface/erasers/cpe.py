@@ -16,6 +16,9 @@ Differs: Distances of keys and values are computed through products of the facto
          site's outputs and λ of mean 1, so that one setting suits every model. Anchors are everyday words: no list from a language
          model. Anchors mixed in pairs can make what is erased: of "tiger in noto style", with "tiger in blob style" and "cat in noto
          style" preserved, nothing goes; without mixup about half of it. Preset "released": the code's shape and numbers, in these units.
+         Left out of it: all adversaries of a round in every step of a defence, said in one prompt (ours draws of both); a new AdamW of 8
+         bits each stage, with five steps of warm-up and in the first stage two cosines (ours: one Adam, one cosine a stage); Kaiming's
+         beginnings, gates' over d²; what is added over its rank, which is 1.
 Cost:    No images: some twenty seconds on Moji; the paper's takes two minutes a concept on a GPU, seven with RARE.
 """
 

@@ -7,12 +7,13 @@ Idea:    Draw the concept, count what a classifier sees, and let the concept rea
 Names:   attributes = a_k, ratios = desired ratios, rate = step size, rounds = iterations; the solver's λ, a and b are UCE's.
 Differs: The paper adds Σ_k β_k a_k: the same where all pictures show an attribute, since its β add up to 0; ours also stands a
          classifier that knows more. An attribute is said of the concept ("female doctor", `wording`), not alone: Moji's tiger between
-         two styles is a tiger in 15 of 16 pictures, with the styles alone in 8 of 16 (β = 0.25 each). Presets "2023" and
-         "2025" say it alone. "2023" mixes what each projection makes of the rows, v = o + Σ_k β_k (|o| u_k / |u_k| - o), as a step
-         of 0.1 from the weights of the last round; what is within tolerance is held at a = 1 for that round, in the code at b for
-         good. "2025" steps by 1 from the original weights, as its code does, whose targets add up by accident. They draw with
-         guidance 7.5, fifty and ten pictures a round; their code says a concept in five prompts, each with β of its own. Without
-         attributes or classifier nothing is measured: β is the ratios, and a concept without attributes becomes its target.
+         two styles is a tiger in 15 of 16 pictures, with the styles alone in 8 of 16 (β = 0.25 each). Presets "2023" and "2025" say it
+         alone. "2023" mixes what each projection makes of the rows, v <- v + β_k |v| u_k / |u_k| for each k in turn from v = o (in the
+         code by accident: its o is its v), less Σ_k β_k o, in steps of 0.1 from the last round's weights, with b = 0.1 and "" not kept;
+         what is within tolerance is held at a = 1 for that round, in the code also at b for good and never measured again. "2025" steps
+         by 1 from the original weights: its code's targets add up, by accident too. They draw with guidance 7.5, fifty and ten pictures
+         a round; the code of 2023 says a concept in five prompts, each with β of its own. Without attributes or classifier nothing is
+         measured: β is the ratios, and a concept without attributes becomes its target.
 Cost:    Pictures: rounds x batch for each concept, a minute or two on Moji. A killed run repeats at most one round.
 """
 
@@ -42,14 +43,10 @@ from efface.erasers.uce import UCE
 class Debias(Eraser):
     """Give pictures of a concept attributes in the shares that are asked for."""
 
-    attributes: str = param(
-        "", "what pictures shall show, separated by commas; none is the concept's target, unmeasured"
-    )
+    attributes: str = param("", "what pictures shall show, separated by commas; none is the target, unmeasured")
     ratios: str = param("", "their shares, separated by commas, in any unit; none is equal shares")
     wording: str = param("{attribute} {concept}", "how an attribute is said of a concept")
-    classifier: str = param(
-        "clip:openai/clip-vit-base-patch32", "detector that tells the attributes apart; none mixes them unmeasured"
-    )
+    classifier: str = param("clip:openai/clip-vit-base-patch32", "tells attributes apart; none leaves them unmeasured")
     rounds: int = param(8, "times that pictures are drawn and counted, at most", at_least=0)
     rate: float = param(0.3, "how far β goes for what a share lacks", above=0)
     tolerance: float = param(0.1, "how far a share may be from what is asked for", above=0, at_most=1)
@@ -58,6 +55,8 @@ class Debias(Eraser):
     guidance: float = param(3.0, "classifier-free guidance of a picture", at_least=1)
     mixes: Literal["rows", "outputs"] = param("rows", "mix text rows, or what each projection makes of them")
     solver: Literal["uce", "uce-2023", "uce-2025"] = param("uce", "whose rows, weights and ridge the closed form has")
+    preserve_scale: float = param(0.0, "b, weight of a preserved concept; 0 is the solver's", at_least=0)
+    keep_empty: bool = param(True, 'preserve "" as well, where the solver does')
 
     makes: ClassVar = (TextMap, Delta)
     needs: ClassVar = frozenset({"drawing", "classifier"})
@@ -66,9 +65,9 @@ class Debias(Eraser):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         name: {
             "wording": "{attribute}", "rounds": 30, "rate": rate, "tolerance": 0.05, "batch": batch, "sampler_steps": 20, "guidance": 7.5,
-            "mixes": mixes, "solver": f"uce-{name}",
+            "mixes": mixes, "solver": f"uce-{name}", "preserve_scale": b, "keep_empty": False,
         }
-        for name, rate, mixes, batch in (("2023", 0.1, "outputs", 50), ("2025", 1.0, "rows", 10))
+        for name, rate, mixes, batch, b in (("2023", 0.1, "outputs", 50, 0.1), ("2025", 1.0, "rows", 10, 0.0))
     }  # fmt: skip
 
     @override
@@ -108,7 +107,8 @@ class Debias(Eraser):
             rows, _, weights = min(pairs, key=lambda pair: len(pair[0]))  # the rows that every attribute has
             parts.append(Part(owner, rows, torch.stack([g[: len(rows)] for _, g, _ in pairs]), weights))
         rows, weights = torch.cat([p.rows for p in parts]), torch.cat([p.weights for p in parts])
-        return Mixture(parts, uce.system(rows, weights, uce.preserved(base, preserve), uce.held(base, *prompts)))
+        kept = uce.preserved(base, preserve, self.keep_empty)
+        return Mixture(parts, uce.system(rows, weights, kept, uce.held(base, *prompts)))
 
     def desired(self, attributes: Sequence[str]) -> Tensor:
         """The share of each attribute, adding up to 1."""
@@ -146,4 +146,5 @@ class Debias(Eraser):
     @property
     def uce(self) -> UCE:
         """The solver."""
-        return UCE(**UCE.presets.get(self.solver.partition("-")[2], {}))
+        own = {"preserve_scale": self.preserve_scale} if self.preserve_scale else {}
+        return UCE(**{**UCE.presets.get(self.solver.partition("-")[2], {}), **own})

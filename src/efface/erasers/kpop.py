@@ -11,9 +11,10 @@ Differs: The paper's settings are not known; these are ours. What is hidden goes
          half of Moji's tigers stay (preset "talk"). Where a style is said of a thing, the thing is the target. The two problems are
          alternated there; here one forward pass gives both their gradients, and a last phase learns p alone. In half of the hiding
          term the prompt carries a wrong key, of random direction and full length ρ: else any rows behind the prompt may open it.
-         Preserved concepts and ∅ stay by a third term, on latents of their own. A key works in prompts that say its concept, so
-         that no other picture changes with it. The knowledge is still in the weights: who may train rows of their own can look
-         for another key.
+         Wrong keys cannot be switched off. A key starts from the first rows after the start token: of a name of one word that word, the
+         end and the padding. Preserved concepts and ∅ stay by a third term, on latents of their own. A key works in prompts that say its
+         concept, so that no other picture changes with it. The knowledge is still in the weights: who may train rows of their own can
+         look for another key.
 Cost:    Twice ESD: about two minutes on Moji.
 """
 

@@ -9,10 +9,12 @@ Names:   eta = η, anchoring = λ (`la_strength`), anchors = latent anchoring's 
 Differs: The code multiplies γ onto up and down and sums those: γ², and cross terms of several concepts. Ours multiplies once. Its
          cosine of flattened rows is high for every prompt, for start and padding are alike (Moji's tiger: "" 0.93, a bus 0.89): ours is
          of rows less those of "", and squared (lion 0.14, bus 0.06, "" 0: the sampler's unconditional branch stays the base's). The
-         paper's anchors, rarer by (1 - |sim|)^α, are white noise in the code, which its test hardly ever refuses, and half of them "": ours
+         paper's anchors, rarer by (1 - |sim|)^α, are white noise in the code, which its test hardly ever refuses, and half are "": ours
          are everyday words by (1 - γ)^α and as many preserved concepts. Latents are the base's, a trajectory serves `reuse` steps of
-         `batch` rows, a target takes ∅'s place, each row trains its own concept's membrane. Preset "released" has that code's gate,
-         anchors, latents and numbers, but a constant rate, no decay of weights, and trajectories drawn through the gate.
+         `batch` rows, a target takes ∅'s place, each row trains its own concept's membrane. `down` starts as N(0, 1/n), √3 times the
+         released. Preset "released" has that code's gate, anchors, latents and numbers, but a constant rate, no decay of weights, and
+         trajectories drawn through the gate; the code's latents are 33 to 42 noise levels cleaner than it tells the model, and it never
+         starts at pure noise (k = 0).
 Cost:    Some 80 seconds of CPU a concept for Moji; a file of 0.2 MB; sampling takes a fifth longer.
 """
 

@@ -7,7 +7,8 @@ Idea:    Choose each cross-attention projection W so that row i of a source prom
 Names:   source = the concept, destination = its target; ridge = λ (`lamb`); preserve_scale = b; alignment = a.
 Differs: a is the longest common subsequence of the two prompts. The released one looks forward for each word and crashes where the
          destination lacks one ("tiger" to "cat"); ours gives words without a partner to those in their place, last to last, or,
-         where there are none, to what comes next, so that an empty target is the end of "". Words before a concept stay. The paper
+         where there are none, to what comes next, so that an empty target is the end of "". In both "an" is "a". Words before a
+         concept stay. The paper
          protects nothing: its "" drifts, which enters every picture; ours keeps "" and the preserved concepts. Padding weighs as
          one row, or dozens of near-copies outweigh the word; λ is in units of the rows' mean eigenvalue, so that one value suits
          every text encoder. Concepts are also said in a few plain phrases. Preset "released" has the released alignment (with our
@@ -81,11 +82,9 @@ class TIME(Eraser):
         """Every row of one prompt, the rows they shall read as, and their weights: (n d), (n d), (n)."""
         c, n, end = source.tokens[0], source.tokens.shape[1], int(source.mask.sum()) - 1
         said, goal = (p.ids[0, 1 : int(p.mask.sum()) - 1].tolist() for p in (source, target))
-        if self.alignment == "subsequence":  # an article is one word in two forms
-            said, goal = ([an_a[1] if word == an_a[0] else word for word in text] for text in (said, goal))
-            inner = subsequence(said, goal)
-        else:
-            inner = forward(said, goal, an_a)
+        # an article is one word in two forms
+        said, goal = ([an_a[1] if word == an_a[0] else word for word in text] for text in (said, goal))
+        inner = subsequence(said, goal) if self.alignment == "subsequence" else forward(said, goal)
         # end to end, then padding to padding, as far as there is any
         after = [min(len(goal) + 1 + k, n - 1) for k in range(n - end)]
         aims = target.tokens[0][[0, *inner, *after]]
@@ -123,11 +122,11 @@ def subsequence(source: Sequence[int], target: Sequence[int]) -> list[int]:
     return places[:m]
 
 
-def forward(source: Sequence[int], target: Sequence[int], an_a: tuple[int, int]) -> list[int]:
-    """The released alignment: each word reads as the next equal one, "an" also as "a"; without one, as the last word."""
+def forward(source: Sequence[int], target: Sequence[int]) -> list[int]:
+    """The released alignment: each word reads as the next equal one; without one, as the last word."""
     places, at = [], 0
     for word in source:
-        found = [j for j in range(at, len(target)) if target[j] == word or (word, target[j]) == an_a]
+        found = [j for j in range(at, len(target)) if target[j] == word]
         at = found[0] + 1 if found else at
         places.append(at if found else max(len(target), 1))
     return places
