@@ -12,8 +12,7 @@ Differs: The paper adds Σ_k β_k a_k: the same where all pictures show an attri
          code by accident: its o is its v), less Σ_k β_k o, in steps of 0.1 from the last round's weights, with b = 0.1 and "" not kept;
          what is within tolerance is held at a = 1 for that round, in the code also at b for good and never measured again. "2025" steps
          by 1 from the original weights: its code's targets add up, by accident too. They draw with guidance 7.5, fifty and ten pictures
-         a round; the code of 2023 says a concept in five prompts, each with β of its own. Without attributes or classifier nothing is
-         measured: β is the ratios, and a concept without attributes becomes its target.
+         a round; the code of 2023 says a concept in five prompts, each with its β. Without attributes or classifier β is the ratios.
 Cost:    Pictures: rounds x batch for each concept, a minute or two on Moji. A killed run repeats at most one round.
 """
 
