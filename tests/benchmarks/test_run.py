@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from toys import tiny
 
-from efface.benchmarks import run
 from efface.benchmarks.run import draw, judge, look, recipes, value
 from efface.benchmarks.spec import Cell, Sampler
 from efface.benchmarks.spec import Judge as Asked
@@ -253,4 +253,4 @@ def test_killed_processes_and_two_at_once_agree_with_one(whole: dict[str, bytes]
         _, errors = one.communicate(timeout=200)
         assert one.returncode == 0, errors
     assert contents(tmp_path / "s") == whole
-    assert run.CHUNK == 16  # two batches for each of the two models: there was something to share
+    assert tiny().batch_size == 16  # two batches for each of the two models: there was something to share

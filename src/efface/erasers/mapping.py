@@ -62,7 +62,7 @@ class TextMapping(Eraser):
         named = ["", *(text for c in preserve for text, _ in c.pairs(self.phrases))]
         common = base.everyday(self.everyday, [text for pair in pairs for text in pair])
         pools = [[prompt for prompt, _ in pairs], named, common]
-        leads = base.embed([text for c in erase for text in c.leads(self.phrases, things=True)]).mask.sum(1) - 2
+        leads = base.embed([text for c in erase for text in c.leads(self.phrases, things=True)]).counts
         aims = [aligned(base, pairs, leads.tolist()), *(unchanged(base, pool) for pool in pools[1:] if pool)]
         before, now = (list(model.params(self.where).values()) for model in (base, tuner.student))
         size = sum(w.square().sum() for w in before)

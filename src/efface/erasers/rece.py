@@ -80,7 +80,7 @@ class RECE(Eraser):
         if self.anchor == "edited":
             t = self.onward(words[:n:2], words[1:n:2], words[n:], s, limit)
         else:
-            leads = base.embed([text for c in erase for text in c.leads(self.phrases, things=True)]).mask.sum(1) - 2
+            leads = base.embed([text for c in erase for text in c.leads(self.phrases, things=True)]).counts
             everyday = base.embed(base.everyday(UCE().everyday, [text for pair in pairs for text in pair])).cpu()
             t = self.anew(words[:n:2], words[1:n:2], words[n:], s, limit, leads.tolist(), everyday)
         eye = torch.eye(len(t), dtype=t.dtype)

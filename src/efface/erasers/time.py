@@ -66,7 +66,7 @@ class TIME(Eraser):
         pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
         kept = ["", *(text for c in preserve for text, _ in c.pairs(self.phrases))]
         words = base.embed([text for pair in pairs for text in pair] + kept).cpu()
-        leads = base.embed([text for c in erase for text in c.leads(self.phrases, things=True)]).mask.sum(1) - 2
+        leads = base.embed([text for c in erase for text in c.leads(self.phrases, things=True)]).counts
         an, a = base.embed(["an", "a"]).ids[:, 1].tolist()
         parts = [self.rows(words[[2 * i]], words[[2 * i + 1]], lead, (an, a)) for i, lead in enumerate(leads.tolist())]
         c, g, weights = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -79,8 +79,8 @@ class TIME(Eraser):
 
     def rows(self, source: Cond, target: Cond, lead: int, an_a: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Every row of one prompt, the rows they shall read as, and their weights: (n d), (n d), (n)."""
-        c, n, end = source.tokens[0], source.tokens.shape[1], int(source.mask.sum()) - 1
-        said, goal = (p.ids[0, 1 : int(p.mask.sum()) - 1].tolist() for p in (source, target))
+        c, n, end = source.tokens[0], source.tokens.shape[1], int(source.end)
+        said, goal = (p.word_ids()[0] for p in (source, target))
         if self.alignment == "subsequence":  # an article is one word in two forms
             said, goal = ([an_a[1] if word == an_a[0] else word for word in text] for text in (said, goal))
             inner = subsequence(said, goal)

@@ -89,7 +89,7 @@ class UCE(Eraser):
 
     def leads(self, base: Denoiser, concept: Concept) -> list[int]:
         """How many tokens each prompt of a concept says before its own words."""
-        return (base.embed(concept.leads(self.phrases, things=True)).mask.sum(1) - 2).tolist()
+        return base.embed(concept.leads(self.phrases, things=True)).counts.tolist()
 
     def kept(self, preserve: Sequence[Concept]) -> list[str]:
         """Prompts that stay; the later code leaves the unconditional one unprotected."""

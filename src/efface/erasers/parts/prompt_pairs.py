@@ -42,9 +42,8 @@ class PromptPairs:
 
     @property
     def ends(self) -> Bool[Tensor, "b n"]:
-        """The end token and the padding, which have read the whole prompt."""
-        at = torch.arange(self.own.shape[1], device=self.own.device)
-        return at >= self.prompts.mask.sum(1, keepdim=True) - 1
+        """The end tokens, which have read the whole prompt; the padding too where that is the end token (Stable Diffusion 1)."""
+        return self.prompts.end_tokens
 
 
 def prompt_pairs(base: Denoiser, concept: Concept) -> PromptPairs:
@@ -57,7 +56,7 @@ def prompt_pairs(base: Denoiser, concept: Concept) -> PromptPairs:
     goal = (concept.target, article(concept.target)) if concept.target.strip() else ("", "")
     said = [(f.format(n, article(n)), " ".join(f.format(*goal).split()), n) for f in frames for n in concept.phrases]
     prompts, goals, names = (base.embed(texts) for texts in zip(*said, strict=True))
-    fits = ((prompts.mask[:, -1] == 0) & (goals.mask[:, -1] == 0)).nonzero()[:, 0]
+    fits = (~prompts.full & ~goals.full).nonzero()[:, 0]
     if not len(fits):
         raise UsageError(
             f"concept: expected words that the text encoder has room for, got {concept.name!r}; give a shorter name"
