@@ -64,6 +64,12 @@ def test_a_part_that_is_missing_is_named() -> None:
             family_of(pipe)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_weights_that_are_not_in_memory_are_a_sentence() -> None:
+    with pytest.raises(UsageError, match="model: expected weights in memory, got some on the device 'meta'"):
+        Denoiser(pipeline().to("meta"))
+
+
 # -- words ---------------------------------------------------------------------------------------------------------
 
 

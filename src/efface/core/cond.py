@@ -1,6 +1,6 @@
 """What a batch of prompts becomes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -33,7 +33,12 @@ class Cond:
 
     def __add__(self, other: "Cond") -> "Cond":
         """These prompts, then those of `other`."""
-        return Cond(*(torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
+        return Cond.cat([self, other])
+
+    @classmethod
+    def cat(cls, conds: Sequence["Cond"]) -> "Cond":
+        """The prompts of all of these, in order; at least one."""
+        return cls(*(torch.cat([getattr(cond, f.name) for cond in conds]) for f in fields(cls)))
 
     def cpu(self) -> "Cond":
         """The same on the CPU, which has float64."""

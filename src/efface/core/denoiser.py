@@ -50,11 +50,17 @@ class Denoiser:
         """Wrap `pipeline`, which is not changed except that its weights stop requiring gradients.
 
         Raises:
-            UsageError: a pipeline of another shape or prediction type, or without a tokenizer, text encoder or autoencoder.
+            UsageError: a pipeline of another shape or prediction type, or without a tokenizer, text encoder or autoencoder, or
+                one whose weights are not in memory.
         """
         self.family = family_of(pipeline)
         self.pipeline: Any = pipeline
         for part in (*self.modules().values(), self.pipeline.vae):
+            if any(p.is_meta for p in part.parameters()):
+                raise UsageError(
+                    "model: expected weights in memory, got some on the device 'meta', as sequential CPU offload leaves them; "
+                    "load it without, or use enable_model_cpu_offload"
+                )
             part.requires_grad_(False).eval()
         pipeline.set_progress_bar_config(disable=True)
         self.schedule = self.family.schedule(pipeline)
@@ -101,8 +107,7 @@ class Denoiser:
             return self.embed([""])[:0]
         n = self.family.prompt_batch(self.pipeline)
         with torch.set_grad_enabled(grad):
-            conds = [self.family.embed(self.pipeline, prompts[i : i + n]) for i in range(0, len(prompts), n)]
-        return sum(conds[1:], conds[0])
+            return Cond.cat([self.family.embed(self.pipeline, prompts[i : i + n]) for i in range(0, len(prompts), n)])
 
     def fits(self, prompt: str) -> bool:
         """Whether the text encoder reads all of a prompt, with a place to spare."""

@@ -102,7 +102,7 @@ def co_occurring(source: Cond, goal: Cond) -> tuple[Float[Tensor, "r d"], Float[
     Words behind the concept are those that end both prompts, to the end token; then the padding as its mean. What begins both
     prompts has not read the concept and shall stay. The concept's own words are in neither.
     """
-    a, b = (c.ids[0, : int(c.mask.sum())].tolist() for c in (source, goal))
+    a, b = (c.ids[0, : int(c.end) + 1].tolist() for c in (source, goal))
     most = min(len(a), len(b))
     before = next((i for i in range(most) if a[i] != b[i]), most)
     behind = next((i for i in range(most - before) if a[-1 - i] != b[-1 - i]), most - before)

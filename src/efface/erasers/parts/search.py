@@ -185,7 +185,7 @@ class Search(Learner):
             (w.to(t.tokens) @ t.tokens.flatten(1)).view_as(t.tokens[0]) for w, t in zip(weights, tables, strict=True)
         ]
         foremost = [t[[int(w.argmax())]] for w, t in zip(weights, tables, strict=True)]
-        return replace(sum(foremost[1:], foremost[0]), tokens=torch.stack(tokens))
+        return replace(Cond.cat(foremost), tokens=torch.stack(tokens))
 
     def ascend(self, value: Tensor) -> None:
         """One Adam step of the logits towards more of `value`, whose graph stays for the weights' own step."""
