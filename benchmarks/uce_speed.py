@@ -12,6 +12,7 @@ from diffusers import UNet2DConditionModel
 
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import TextMap
+from efface.core.families.sd import StableDiffusion
 from efface.erasers.uce import UCE
 
 
@@ -21,8 +22,8 @@ def prompts(n: int, words: int, seed: int) -> Cond:
     tokens[:, words + 2 :] = (
         tokens[:, words + 1 : words + 2] + 0.1 * tokens[:, words + 2 :]
     )  # padding is close to the end token
-    mask = (torch.arange(77) <= words + 1).int().expand(n, 77)
-    return Cond(tokens, torch.zeros(n, 77, dtype=torch.long), mask)
+    at = torch.arange(77).expand(n, 77)
+    return Cond(tokens, torch.zeros_like(at), (at <= words + 1).int(), (at > 0) & (at <= words))
 
 
 def main() -> None:
@@ -37,6 +38,7 @@ def main() -> None:
 
     class Bare(Denoiser):  # the U-Net alone: the embeddings are given
         def __init__(self) -> None:
+            self.family = StableDiffusion()
             self.pipeline = type("Pipe", (), {"unet": unet, "text_encoder": torch.nn.Identity()})()
 
     base = Bare()

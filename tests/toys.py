@@ -5,8 +5,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, ResNetConfig, ResNetForImageClassification
+from transformers import (
+    CLIPConfig,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from efface.core.denoiser import Cond, Denoiser
@@ -133,6 +141,17 @@ def pipeline(
     return pipe if dtype == torch.float32 else pipe.to(dtype=dtype)
 
 
+def safety_checker() -> StableDiffusionSafetyChecker:
+    """The part that blackens pictures, as every Stable Diffusion 1 folder has it."""
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    vision = {**small, "image_size": 8, "patch_size": 4}
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return StableDiffusionSafetyChecker(
+            CLIPConfig(text_config=small, vision_config=vision, projection_dim=8)
+        ).eval()
+
+
 def tiny(
     prediction: str = "epsilon",
     seed: int = 0,
@@ -163,10 +182,10 @@ class MixtureDenoiser(Denoiser):
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The exact native prediction."""
-        bar = self.alphas_cumprod.to(x.dtype)[t].view(-1, 1, 1, 1)
+        a, s = self.schedule.at(x, t)
         mean = self.means(cond.expand(len(x))).to(x.dtype)
-        eps = (1 - bar).sqrt() * (x - bar.sqrt() * mean) / (bar * self.spread**2 + 1 - bar)
-        return self.native((x - (1 - bar).sqrt() * eps) / bar.sqrt(), t, eps)
+        eps = s * (x - a * mean) / (a.square() * self.spread**2 + s.square())
+        return self.native((x - s * eps) / a, t, eps)
 
 
 def tensors(model: Denoiser) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ import children
 import numpy as np
 import pytest
 import torch
+from toys import tiny
 
-from efface.benchmarks import run
 from efface.benchmarks.run import draw, judge, look, recipes, value
 from efface.benchmarks.spec import Cell, Sampler
 from efface.benchmarks.spec import Judge as Asked
@@ -256,4 +256,4 @@ def test_killed_processes_and_two_at_once_agree_with_one(whole: dict[str, bytes]
     for one in [children.start(WORKER, tmp_path) for _ in range(2)]:
         children.finish(one, tmp_path)
     assert contents(tmp_path / "s") == whole
-    assert run.CHUNK == 16  # two batches for each of the two models: there was something to share
+    assert tiny().batch_size == 16  # two batches for each of the two models: there was something to share

@@ -1,12 +1,13 @@
 """Branches: what an edit adds beside the model's own modules adds up, can be scaled, and leaves no trace."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from toys import WIDTH, differing, pipeline, probe, snapshot, tiny
+from toys import LENGTH, WIDTH, differing, pipeline, probe, snapshot, tiny
 
 from efface.core.branch import Branch
 from efface.core.cond import Cond
@@ -112,7 +113,7 @@ def test_it_leaves_no_hook_behind_even_after_an_error(base: Denoiser) -> None:
     probe(edited, "tiger")
     with pytest.raises(RuntimeError):
         edited.predict(
-            torch.zeros(1, 4, 9, 9), torch.tensor([1]), Cond(torch.zeros(1, 3, 5), *[torch.zeros(1, 3).int()] * 2)
+            torch.zeros(1, 4, 9, 9), torch.tensor([1]), replace(base.embed([""]), tokens=torch.zeros(1, LENGTH, 5))
         )
     hooks = [m for part in edited.modules().values() for m in part.modules() if m._forward_hooks]
     assert not hooks

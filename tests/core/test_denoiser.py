@@ -10,9 +10,10 @@ from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DConditio
 from oracles import schedule as oracle
 from toys import LENGTH, MixtureDenoiser, differing, pipeline, probe, snapshot, tiny
 
-from efface.core.denoiser import CHUNK, SAMPLERS, Cond, Denoiser, load
+from efface.core.cond import Cond
+from efface.core.denoiser import Denoiser, load
 from efface.core.errors import EffaceError, UsageError
-from efface.core.families import sd
+from efface.core.families.sd import SAMPLERS, SELECTIONS
 
 KINDS = ["epsilon", "v_prediction"]
 
@@ -26,32 +27,10 @@ def model(request: pytest.FixtureRequest, shared: Denoiser, velocity: Denoiser) 
 
 
 def test_the_schedule_is_stable_diffusions(base: Denoiser) -> None:
-    np.testing.assert_allclose(
-        base.alphas_cumprod.numpy(), oracle.alphas_cumprod(), rtol=1e-5
-    )  # diffusers multiplies in float32
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_conversions_are_exact(kind: str) -> None:
-    model, rng = tiny(kind), np.random.default_rng(0)
-    model.alphas_cumprod = torch.from_numpy(oracle.alphas_cumprod())
-    t = np.array([0, 250, 999])
-    x0, eps = rng.normal(size=(2, 3, 4, 2, 2))
-    bars = oracle.alphas_cumprod()[t]
-    x = np.stack([bar**0.5 * a + (1 - bar) ** 0.5 * e for bar, a, e in zip(bars, x0, eps, strict=True)])
-    v = np.stack([oracle.velocity(a, e, bar) for bar, a, e in zip(bars, x0, eps, strict=True)])
-    native = eps if kind == "epsilon" else v
-    level, noisy = torch.from_numpy(t), torch.from_numpy(x)
-    np.testing.assert_allclose(
-        model.add_noise(torch.from_numpy(x0), level, torch.from_numpy(eps)).numpy(), x, atol=1e-14
-    )
-    np.testing.assert_allclose(
-        model.to_x0(noisy, level, torch.from_numpy(native)).numpy(), x0, atol=1e-12
-    )  # α = 0.07 at t = 999
-    np.testing.assert_allclose(model.to_eps(noisy, level, torch.from_numpy(native)).numpy(), eps, atol=1e-12)
-    np.testing.assert_allclose(
-        model.native(torch.from_numpy(x0), level, torch.from_numpy(eps)).numpy(), native, atol=1e-12
-    )
+    alpha, sigma = base.schedule.alpha.numpy(), base.schedule.sigma.numpy()
+    np.testing.assert_allclose(alpha**2, oracle.alphas_cumprod(), rtol=1e-5)  # diffusers multiplies in float32
+    np.testing.assert_allclose(alpha**2 + sigma**2, 1, rtol=1e-6)
+    assert len(base.schedule) == 1000
 
 
 def test_more_steps_than_levels_are_refused(base: Denoiser) -> None:
@@ -223,7 +202,7 @@ def test_noise_depends_on_its_seed_alone(base: Denoiser) -> None:
 
 def test_a_picture_depends_neither_on_batch_size_nor_order_nor_neighbours(model: Denoiser) -> None:
     prompts = ["a tiger", "cat", "", "a red house"] * 5  # more than one chunk
-    assert len(prompts) > CHUNK
+    assert len(prompts) > model.batch_size
     cond = model.embed(prompts)
     together = model.sample(cond, seeds=range(20), steps=4)
     backwards = model.sample(cond[torch.arange(19, -1, -1)], seeds=range(19, -1, -1), steps=4).flip(0)
@@ -299,11 +278,19 @@ def test_images_are_the_plain_pipelines_pictures(base: Denoiser) -> None:
     assert np.abs(np.stack(ours).astype(float) - plain * 255).max() <= 0.51  # rounding to a byte
 
 
+def test_an_infinite_picture_is_an_error_and_not_white(base: Denoiser) -> None:
+    pipe = copy.copy(base.pipeline)
+    pipe.vae = copy.deepcopy(pipe.vae)
+    pipe.vae.decoder.conv_out.bias.data[:] = torch.inf
+    with pytest.raises(EffaceError, match="images: 2 of 2 pictures came out as NaN or infinite"):
+        Denoiser(pipe).images(["a tiger", "cat"], [0, 1], steps=2)
+
+
 # -- weights -------------------------------------------------------------------------------------------------------
 
 
 def test_selections_hold_what_their_names_say(base: Denoiser) -> None:
-    count = {where: len(base.params(where)) for where in sd.SELECTIONS}
+    count = {where: len(base.params(where)) for where in SELECTIONS}
     blocks = 1 + 1 + 1 + 2 + 2  # down, down, middle, up, up
     everything = len(dict(base.pipeline.unet.named_parameters()))
     assert count["xattn.kv"] == 2 * blocks
@@ -329,7 +316,7 @@ def test_stable_diffusion_has_as_many_weights_to_edit_as_the_papers_say() -> Non
     named = {f"unet.{k}": p for k, p in unet.named_parameters()}
 
     def pick(where: str) -> list[int]:
-        return [p.numel() for k, p in named.items() if sd.SELECTIONS[where](k, unet)]
+        return [p.numel() for k, p in named.items() if SELECTIONS[where](k, unet)]
 
     assert (len(pick("xattn.kv")), sum(pick("xattn.kv"))) == (32, 19_169_280)  # 2.2 % of 860 M
     assert len(pick("xattn")) == 80

@@ -8,12 +8,13 @@ import torch
 from oracles import cpe as oracle
 from toys import differing, probe, snapshot
 
-from efface.core.branches.gates import Sites, TokenGates, gated, merge
+from efface.core.branches.gates import Sites, TokenGates, gated
 from efface.core.concept import Concept
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Adapter, Header, load_edit
 from efface.core.errors import UsageError
+from efface.erasers.parts.gates import merge
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_the_choice_holds_where_gates_are_wide_open(base: Denoiser, sites: Sites
 
 def test_longer_prompts_have_gates_as_well(base: Denoiser, sites: Sites) -> None:
     branch, cond = sites.branch(leaves(sites, 2)), base.embed(["tiger"])
-    more = Cond(*(torch.cat([rows, rows[:, :3]], 1) for rows in (cond.tokens, cond.ids, cond.mask)))
+    more = Cond(*(torch.cat([rows, rows[:, :3]], 1) for rows in (cond.tokens, cond.ids, cond.mask, cond.words)))
     concepts, ups = parts(branch)
     out = list(added(branch, base, more).values())[-1]
     np.testing.assert_allclose(

@@ -1,5 +1,7 @@
 """Membranes: what they add against NumPy, how they add up, and what opens them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from oracles import spm as oracle
 from torch import Tensor, nn
 from toys import LENGTH, WIDTH, moved, probe, tiny
 
+from efface.core.appended_rows import lengthen
 from efface.core.branches.membranes import Membranes, Rule, gate, sites, through
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
@@ -236,8 +239,9 @@ def test_overlap_counts_a_token_once_and_no_end(base: Denoiser) -> None:
 
     def opens(*ids: int) -> float:
         row = [start, *ids, *[end] * (LENGTH - len(ids) - 1)]
-        mask = [1] * (len(ids) + 2) + [0] * (LENGTH - len(ids) - 2)
-        return float(gate(base, [["ab"]], CENTRED)(Cond(far[None], torch.tensor([row]), torch.tensor([mask])))[0, 0])
+        at = torch.arange(LENGTH)[None]
+        cond = Cond(far[None], torch.tensor([row]), (at < len(ids) + 2).int(), (at > 0) & (at <= len(ids)))
+        return float(gate(base, [["ab"]], CENTRED)(cond)[0, 0])
 
     assert (opens(), opens(end - 1), opens(a), opens(a, a), opens(b, a), opens(5, a, 5, b)) == (0, 0, 0.5, 0.5, 1, 1)
 
@@ -248,16 +252,12 @@ def test_a_prompt_that_says_less_opens_less_and_the_opposite_nothing(base: Denoi
 
     def at(share: float) -> float:
         tokens = null.tokens + share * (tiger.tokens - null.tokens)
-        return float(opens(Cond(tokens, null.ids, null.mask))[0, 0])
+        return float(opens(replace(null, tokens=tokens))[0, 0])
 
     assert [at(s) for s in (-1.0, 0.0, 1e-6, 0.5, 1.0, 2.0)] == pytest.approx([0, 0, 0, 0.25, 1, 1], abs=1e-4)
 
 
 def test_the_gate_does_not_read_what_a_key_puts_behind_a_prompt(base: Denoiser) -> None:
     cond, opens = base.embed(["a lion"]), gate(base, [["tiger"]], CENTRED)
-    more = torch.randn(1, 4, WIDTH, generator=generator())
-    blank = torch.full((1, 4), -1)
-    longer = Cond(
-        torch.cat([cond.tokens, more], 1), torch.cat([cond.ids, blank], 1), torch.cat([cond.mask, blank * 0], 1)
-    )
+    longer, _ = lengthen(cond, None, torch.randn(1, 4, WIDTH, generator=generator()), torch.tensor([True]))
     assert torch.equal(opens(longer), opens(cond))

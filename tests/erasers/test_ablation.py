@@ -57,7 +57,7 @@ def noised(monkeypatch: pytest.MonkeyPatch) -> Noised:
     add = Denoiser.add_noise
 
     def noted(self: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        out.append((x0.double().numpy(), eps.double().numpy(), self.alphas_cumprod[t].double().numpy()))
+        out.append((x0.double().numpy(), eps.double().numpy(), self.schedule.alpha[t].double().square().numpy()))
         return add(self, x0, t, eps)
 
     monkeypatch.setattr(Denoiser, "add_noise", noted)
@@ -86,7 +86,7 @@ def test_the_loss_is_the_papers(
             np.testing.assert_allclose(student[i].x.double().numpy(), x, atol=1e-5)
             if (objective == "noise" and i == 0) or (teacher == "live" and i == 1):
                 goals.append(
-                    np.stack([oracle.native(*one, model.prediction) for one in zip(x0, eps, bar, strict=True)])
+                    np.stack([oracle.native(*one, model.schedule.prediction) for one in zip(x0, eps, bar, strict=True)])
                 )
                 continue
             call = asked.pop(0)

@@ -1,6 +1,6 @@
 """AGE: its losses against NumPy, its search's gradient against differences, and where it goes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -91,11 +91,11 @@ def test_the_loss_is_the_papers(model: Denoiser, watch: Watch, keep: float, spac
         assert all(torch.equal(c.t, now.t) for c in calls)
         assert all(torch.equal(c.cond.tokens, found.cond.tokens) for c in (kept, still))  # one word in two roles
         assert torch.equal(now.cond.ids, model.embed(["tiger"] * 3).ids)
-        bars = model.alphas_cumprod[now.t].double().numpy()
+        bars = model.schedule.alpha[now.t].double().square().numpy()
         if space == "native":
             want = oracle.square(now.out, found.out) + keep * oracle.square(still.out, kept.out)
         else:
-            square = oracle.square if model.prediction == "epsilon" else oracle.square_v
+            square = oracle.square if model.schedule.prediction == "epsilon" else oracle.square_v
             want = square(now.out, found.out, bars) + keep * square(still.out, kept.out, bars)
         assert value == pytest.approx(want, rel=2e-4)
     assert abs(watch.used[1][STILL].out - watch.used[1][KEPT].out).max() > 1e-3
@@ -155,7 +155,7 @@ def test_the_search_climbs_both_terms_or_the_released_part(
         for i, row in enumerate(words.tokens):
             ends = []
             for h in (2e-3, -2e-3):
-                cond = Cond(found.cond.tokens.detach() + h * row, found.cond.ids, found.cond.mask)
+                cond = replace(found.cond, tokens=found.cond.tokens.detach() + h * row)
                 e_found, e_kept = (
                     base.predict(c.x, c.t, cond).double().numpy() if frozen_gradient else c.out for c in (found, kept)
                 )

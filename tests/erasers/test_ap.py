@@ -1,7 +1,7 @@
 """AP: its losses against NumPy, its search's gradient against differences, and a search that finds what is hurt most."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -93,11 +93,11 @@ def test_the_loss_is_the_papers(
         known = {tuple(model.embed([w]).ids[0].tolist()) for w in WORDS.split(",")}
         assert {tuple(i.tolist()) for i in before.ids} <= known
         assert torch.equal(before.ids, after.ids)
-        bars = model.alphas_cumprod[null.t].double().numpy()
+        bars = model.schedule.alpha[null.t].double().square().numpy()
         square = {
             "native": oracle.square,
             "x0": lambda a, b, bars=bars: (
-                oracle.square(a, b, bars) if model.prediction == "epsilon" else oracle.square_v(a, b, bars)
+                oracle.square(a, b, bars) if model.schedule.prediction == "epsilon" else oracle.square_v(a, b, bars)
             ),
         }[space]
         goal = esd_oracle.goal(null.out, concept.out, eta)
@@ -175,7 +175,7 @@ def test_a_hard_search_follows_each_words_row(base: Denoiser) -> None:
         ends = []
         for h in (1e-4, -1e-4):
             with torch.no_grad():
-                cond = Cond(found.tokens.detach() + h * row, found.ids, found.mask)
+                cond = replace(found, tokens=found.tokens.detach() + h * row)
                 ends.append(float(AP().hurt(base, student, x, t, cond)))
         slopes[i] = (ends[0] - ends[1]) / 2e-4
     want = oracle.straight(oracle.soft(np.zeros(4), noise[0].numpy(), 1.0), slopes, 1.0)

@@ -170,8 +170,8 @@ def test_white_noise_is_as_long_as_the_prompt_and_seldom_like_it() -> None:
     rng = torch.Generator().manual_seed(0)
     real = torch.tensor([[[3.0, 4.0]]]).expand(4000, 1, 2)
     ids = torch.zeros(4000, 1, dtype=torch.long)
-    null = Cond(torch.zeros(1, 1, 2), ids[:1], ids[:1])
-    rows = white(Cond(real, ids, ids), null, rng).tokens[:, 0].double().numpy()
+    null = Cond(torch.zeros(1, 1, 2), ids[:1], ids[:1], ids[:1] > 0)
+    rows = white(Cond(real, ids, ids, ids > 0), null, rng).tokens[:, 0].double().numpy()
     assert not rows[::2].any()  # every second is ""
     noise = rows[1::2]
     lengths = np.linalg.norm(noise, axis=1) / 5

@@ -1,5 +1,6 @@
 """UCE: the four facts of its closed form, its pairing of rows, and what it does to a model."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 from toys import LENGTH, WIDTH, moved, tiny
 
 from efface.core.concept import Concept
-from efface.core.denoiser import Cond, Denoiser
+from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, TextMap
 from efface.core.rows import within
 from efface.erasers.uce import UCE, keep_rows, pair_rows
@@ -380,7 +381,7 @@ def test_many_concepts_at_once(base: Denoiser) -> None:
 
 def test_solve_takes_embeddings_of_any_precision_and_leaves_them_alone(base: Denoiser) -> None:
     words = base.embed(["tiger", "cat", "lion"])
-    half = Cond(words.tokens.bfloat16(), words.ids, words.mask)
+    half = replace(words, tokens=words.tokens.bfloat16())
     before = words.tokens.clone()
     close = matrix(UCE(ridge=0.1).solve(half[:1], half[1:2], half[2:])) - matrix(
         UCE(ridge=0.1).solve(words[:1], words[1:2], words[2:])

@@ -17,7 +17,7 @@ from efface import __version__
 from efface.benchmarks.measure import measured
 from efface.benchmarks.spec import Benchmark, Cell, Judge, Sampler, Task, about, erased_names, protocol_hash
 from efface.benchmarks.store import Recipe, Store, name_of
-from efface.core.denoiser import CHUNK, Denoiser
+from efface.core.denoiser import Denoiser
 from efface.core.edit import Edit
 from efface.core.errors import UsageError
 from efface.core.files import write_text
@@ -113,7 +113,7 @@ def recipes(
     base: Denoiser, edits: Mapping[str, Edit], cells: Sequence[Cell], sampler: Sampler
 ) -> dict[str, list[Recipe]]:
     """What each model's pictures are made of, cell by cell; the unedited model is "base" and its edit ""."""
-    made = {**asdict(sampler), "batch": CHUNK, "dtype": str(base.pipeline.unet.dtype).removeprefix("torch.")}
+    made = {**asdict(sampler), "batch": base.batch_size, "dtype": str(base.dtype).removeprefix("torch.")}
     return {
         label: [
             {
@@ -166,7 +166,7 @@ def _draw_all(store: Store, model: Denoiser, todo: Sequence[Recipe], tick: Calla
                     busy.append(recipe)
                 elif _lacks(store, recipe):  # another process may have been quicker than the claim
                     mine.append(recipe)
-                if len(mine) == CHUNK:
+                if len(mine) == model.batch_size:
                     rest = left[i + 1 :]
                     break
             if mine:
@@ -178,7 +178,7 @@ def _draw_all(store: Store, model: Denoiser, todo: Sequence[Recipe], tick: Calla
 
 def _draw(store: Store, model: Denoiser, lacking: Sequence[Recipe], tick: Callable[[int], object]) -> None:
     """Pictures of up to a batch of recipes. The batch is always full: then a picture's bits do not depend on what else is lacking."""
-    padded = [*lacking, *[lacking[-1]] * (CHUNK - len(lacking))]
+    padded = [*lacking, *[lacking[-1]] * (model.batch_size - len(lacking))]
     sampler, scales = lacking[0]["sampler"], [r["sampler"]["guidance"] for r in padded]
     try:
         pictures = model.images(

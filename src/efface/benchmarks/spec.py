@@ -45,7 +45,7 @@ class Cell:
 class Sampler:
     """How pictures are drawn. All of it is part of a picture's name in a store."""
 
-    name: str = "ddim"  # of efface.core.denoiser.SAMPLERS
+    name: str = "ddim"  # one of the family's samplers
     steps: int = 25
     guidance: float = 3.0
     negative: str = ""  # prompt

@@ -1,7 +1,7 @@
 """Context rows appended to prompts within a prediction, and which prompts of a batch attend to them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float
@@ -46,11 +46,10 @@ def lengthen(
     b, m = rows.shape[:2]
     reads = torch.ones_like(cond.ids, dtype=torch.bool) if reads is None else reads
     blank = cond.ids.new_full((b, m), -1)  # no word of the tokenizer
-    longer = Cond(
-        torch.cat([cond.tokens, rows.to(cond.tokens)], 1),
-        torch.cat([cond.ids, blank], 1),
-        torch.cat([cond.mask, blank * 0], 1),
+    added = Cond(
+        rows.to(cond.tokens), blank, (blank * 0).to(cond.mask.dtype), torch.zeros_like(blank, dtype=torch.bool)
     )
+    longer = Cond(*(torch.cat([getattr(cond, f.name), getattr(added, f.name)], 1) for f in fields(Cond)))
     return longer, torch.cat([reads, which[:, None].expand(b, m)], 1)
 
 

@@ -23,14 +23,14 @@ def own(cond: Cond, names: Sequence[Cond]) -> Bool[Tensor, "b n"]:
     """
     said = torch.zeros_like(cond.mask, dtype=torch.bool)
     for i, row in enumerate(said):
-        words, ids = (c.ids[0, 1 : int(c.mask.sum()) - 1] for c in (names[i], cond[[i]]))
-        starts = [k for k in range(len(ids) - len(words) + 1) if torch.equal(ids[k : k + len(words)], words)]
+        (words,), (ids,), places = names[i].word_ids(), cond[[i]].word_ids(), cond.words[i].nonzero()[:, 0]
+        starts = [k for k in range(len(ids) - len(words) + 1) if ids[k : k + len(words)] == words]
         if not starts:
             raise UsageError(
                 f"attention: expected prompts that say their concept, got prompt {i} without it; give a shorter prompt"
             )
         for k in starts:
-            row[k + 1 : k + 1 + len(words)] = True
+            row[places[k : k + len(words)]] = True
     return said
 
 
@@ -43,10 +43,8 @@ def recorded(model: Denoiser, own: Bool[Tensor, "#b n"]) -> Iterator[dict[str, T
     """
     maps: dict[str, Tensor] = {}
     with ExitStack() as stack:
-        for name, layer in model.modules()["unet"].named_modules():
-            if name.endswith("attn2"):
-                assert isinstance(layer, Attention)
-                _listen(stack, f"unet.{name}", layer, own, maps)
+        for name, attention in model.cross_attentions().items():
+            _listen(stack, name, attention.layer, own, maps)
         yield maps
 
 

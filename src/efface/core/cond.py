@@ -1,10 +1,11 @@
 """What a batch of prompts becomes."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from efface.core.errors import UsageError
@@ -12,11 +13,15 @@ from efface.core.errors import UsageError
 
 @dataclass(frozen=True)
 class Cond:
-    """What a batch of prompts becomes: token rows, their ids, and a mask of real tokens (SOS, words, EOS; not padding)."""
+    """What a batch of prompts becomes: token rows, their ids, and which positions hold what, as the model's family tells.
+
+    `mask` is 1 at real tokens (start, words, end) and 0 at padding; `words` is true at the prompt's own tokens, between start and end.
+    """
 
     tokens: Float[Tensor, "b n d"]
     ids: Int[Tensor, "b n"]
     mask: Int[Tensor, "b n"]
+    words: Bool[Tensor, "b n"]
 
     def __len__(self) -> int:
         """Number of prompts."""
@@ -24,17 +29,20 @@ class Cond:
 
     def __getitem__(self, index: Any) -> "Cond":
         """The prompts at `index` (a slice, a list or a tensor: always a batch)."""
-        return Cond(self.tokens[index], self.ids[index], self.mask[index])
+        return self._each(lambda t: t[index])
 
     def __add__(self, other: "Cond") -> "Cond":
         """These prompts, then those of `other`."""
-        return Cond(
-            torch.cat([self.tokens, other.tokens]), torch.cat([self.ids, other.ids]), torch.cat([self.mask, other.mask])
-        )
+        return Cond.cat([self, other])
+
+    @classmethod
+    def cat(cls, conds: Sequence["Cond"]) -> "Cond":
+        """The prompts of all of these, in order; at least one."""
+        return cls(*(torch.cat([getattr(cond, f.name) for cond in conds]) for f in fields(cls)))
 
     def cpu(self) -> "Cond":
         """The same on the CPU, which has float64."""
-        return Cond(self.tokens.cpu(), self.ids.cpu(), self.mask.cpu())
+        return self._each(Tensor.cpu)
 
     def expand(self, n: int) -> "Cond":
         """One prompt repeated `n` times; `n` prompts as they are.
@@ -48,4 +56,43 @@ class Cond:
             raise UsageError(
                 f"prompts: expected 1 or {n}, one for each picture, got {len(self)}; give as many prompts as seeds"
             )
-        return Cond(*(v.expand(n, *v.shape[1:]) for v in (self.tokens, self.ids, self.mask)))
+        return self._each(lambda t: t.expand(n, *t.shape[1:]))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Cond":
+        return Cond(*(change(getattr(self, f.name)) for f in fields(self)))
+
+    # -- positions -------------------------------------------------------------------------------------------------
+
+    @property
+    def counts(self) -> Int[Tensor, "b"]:
+        """Number of word tokens of each prompt; 0 for ""."""
+        return self.words.sum(1)
+
+    @property
+    def end(self) -> Int[Tensor, "b"]:
+        """Position of each prompt's end token: the first, where padding is the end token too."""
+        return self.mask.sum(1) - 1
+
+    @property
+    def last(self) -> Int[Tensor, "b"]:
+        """Position of each prompt's last word; that of the start token for ""."""
+        return self.end - 1
+
+    @property
+    def full(self) -> Bool[Tensor, "b"]:
+        """Whether a prompt leaves no padding: it may have been truncated."""
+        return self.mask[:, -1] == 1
+
+    @property
+    def from_end(self) -> Bool[Tensor, "b n"]:
+        """The end token and all positions behind it, which have read the whole prompt."""
+        return torch.arange(self.ids.shape[1], device=self.ids.device) >= self.end[:, None]
+
+    @property
+    def end_tokens(self) -> Bool[Tensor, "b n"]:
+        """Positions that hold the end token: with the padding where that is the end token too (Stable Diffusion 1), else one."""
+        return self.ids == self.ids.gather(1, self.end[:, None])
+
+    def word_ids(self) -> list[list[int]]:
+        """Token ids of each prompt's words, without start, end and padding."""
+        return [ids[said].tolist() for ids, said in zip(self.ids, self.words, strict=True)]

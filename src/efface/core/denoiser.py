@@ -5,39 +5,35 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
-import diffusers
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
-from efface.core import identity
+from efface.core import identity, sampling
 from efface.core.appended_rows import ActiveKey, AppendedRows
 from efface.core.concept import article
 from efface.core.cond import Cond
 from efface.core.errors import EffaceError, UsageError, nearest
-from efface.core.families import sd
+from efface.core.families import family_of
+from efface.core.families.base import CrossAttention
 from efface.core.hooks import BoundBranch, hooked
 from efface.core.identity import Signature
 from efface.core.steering import Steer
 from efface.models import resolve
 
 Weights = Mapping[str, Tensor]
-CHUNK = 16  # pictures that pass the denoiser at once; a CPU gains nothing from more
-SAMPLERS = {  # ours to diffusers' class and what it is told besides the model's own noise schedule
-    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}),
-    "lms": ("LMSDiscreteScheduler", {}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-}
+DTYPES = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
+    "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
+}  # fmt: skip
 
 
 class Denoiser:
-    """A pipeline of the Stable Diffusion 1.x/2.x shape, seen as ε (or v) predictor, sampler and bag of named weights.
+    """A text-to-image pipeline, seen as predictor, sampler and bag of named weights. What differs between families is `family`'s.
 
     Weights are frozen. `fork` gives a denoiser that owns copies of some of them and shares every other tensor. What edits do besides:
     `branches` add to the outputs of modules within `predict`, `keys` lengthen prompts there, `steers` add to every guided prediction
@@ -47,67 +43,78 @@ class Denoiser:
     steers: tuple[Steer, ...] = ()
     branches: tuple[BoundBranch, ...] = ()
     keys: tuple[ActiveKey | AppendedRows, ...] = ()
+    note: str = ""  # what `load` chose that was not asked for, as a sentence to print; "" where nothing
 
     def __init__(self, pipeline: DiffusionPipeline) -> None:
         """Wrap `pipeline`, which is not changed except that its weights stop requiring gradients.
 
         Raises:
-            UsageError: a pipeline of another shape or prediction type, or without a text encoder.
+            UsageError: a pipeline of another shape or prediction type, or without a tokenizer, text encoder or autoencoder, or
+                one whose weights are not in memory.
         """
-        if not isinstance(pipeline, sd.CLASSES):
-            known = ", ".join(c.__name__ for c in sd.CLASSES)
-            raise UsageError(
-                f"model: expected a text-to-image pipeline ({known}), got {type(pipeline).__name__}; give another model"
-            )
-        if missing := [part for part in (*sd.PARTS.values(), "tokenizer") if getattr(pipeline, part) is None]:
-            raise UsageError(
-                f"model: expected a pipeline with {missing[0]}, got one without; concepts, edits and gates are said in words: load it whole"
-            )
-        self.pipeline = pipeline
-        for part in sd.PARTS.values():
-            getattr(pipeline, part).requires_grad_(False).eval()
-        pipeline.vae.requires_grad_(False).eval()
+        self.family = family_of(pipeline)
+        self.pipeline: Any = pipeline
+        for part in self.parts().values():
+            if any(p.is_meta for p in part.parameters()):
+                raise UsageError(
+                    "model: expected weights in memory, got some on the device 'meta', as sequential CPU offload leaves them; "
+                    "load it without, or use enable_model_cpu_offload"
+                )
+            part.requires_grad_(False).eval()
         pipeline.set_progress_bar_config(disable=True)
-        self.scheduler = cast(DDIMScheduler, _scheduler(pipeline, "ddim"))
-        kind = self.scheduler.config["prediction_type"]
-        if kind not in ("epsilon", "v_prediction"):
-            raise UsageError(f"model: expected epsilon or v_prediction, got {kind!r}; this family is not supported yet")
-        self.prediction: Literal["epsilon", "v_prediction"] = kind
-        self.alphas_cumprod: Float[Tensor, "T"] = self.scheduler.alphas_cumprod.to(self.device)
+        self.schedule = self.family.schedule(pipeline)
 
     @property
     def device(self) -> torch.device:
-        """Where the U-Net lives."""
-        return self.pipeline.unet.device
+        """Where the part that predicts lives."""
+        return self.family.device(self.pipeline)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the part that predicts computes in."""
+        return self.family.dtype(self.pipeline)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of one latent."""
-        config = self.pipeline.unet.config
-        size = config.sample_size
-        height, width = size if isinstance(size, list | tuple) else (size, size)
-        return config.in_channels, height, width
+        """Channels, height and width of one latent.
+
+        Raises:
+            UsageError: neither the U-Net's configuration nor the autoencoder's says the size.
+        """
+        return self.family.latent_shape(self.pipeline)
 
     @property
     def image_size(self) -> int:
         """Height of a picture in pixels."""
         return self.latent_shape[1] * self.pipeline.vae_scale_factor
 
+    @property
+    def batch_size(self) -> int:
+        """Pictures that pass the denoiser and the autoencoder at once: by size and device, see `sampling.batch_size`."""
+        _, height, width = self.latent_shape
+        memory = None
+        if self.device.type == "cuda":
+            weights = sum(p.nbytes for part in self.parts().values() for p in part.parameters())
+            memory = torch.cuda.get_device_properties(self.device).total_memory - weights
+        return sampling.batch_size(height * width, memory, self.dtype.itemsize)
+
     # -- words -----------------------------------------------------------------------------------------------------
 
     def embed(self, prompts: Sequence[str], grad: bool = False) -> Cond:
         """Prompts as the denoiser reads them; "" is the unconditional prompt. `grad` lets gradients reach the text encoder's weights."""
+        if not prompts:
+            return self.embed([""])[:0]
+        n = self.family.prompt_batch(self.pipeline)
         with torch.set_grad_enabled(grad):
-            parts = [sd.embed(self.pipeline, list(prompts[i : i + 256])) for i in range(0, len(prompts), 256)]
-        return Cond(*(torch.cat(rows) for rows in zip(*parts, strict=True)))
+            return Cond.cat([self.family.embed(self.pipeline, prompts[i : i + n]) for i in range(0, len(prompts), n)])
 
     def fits(self, prompt: str) -> bool:
         """Whether the text encoder reads all of a prompt, with a place to spare."""
-        return not bool(self.embed([prompt]).mask[0, -1])
+        return not bool(self.embed([prompt]).full)
 
     def words(self, n: int) -> list[str]:
         """The `n` most frequent words that the text encoder knows as one token; fewer where it knows fewer."""
-        return sd.words(self.pipeline, n)
+        return self.family.common_words(self.pipeline, n)
 
     def everyday(self, n: int, besides: Iterable[str]) -> list[str]:
         """The `n` most frequent words that none of these texts says, each bare and with its article."""
@@ -118,57 +125,44 @@ class Denoiser:
     # -- predictions -----------------------------------------------------------------------------------------------
 
     def predict(self, x: Float[Tensor, "b c h w"], t: Shaped[Tensor, "b"], cond: Cond) -> Float[Tensor, "b c h w"]:
-        """The model's NATIVE output (ε or v) at noise level `t` for each latent."""
-        unet, cond, reads = self.pipeline.unet, cond.expand(len(x)), None
+        """The model's NATIVE output (ε, v or velocity) at noise level `t` for each latent."""
+        cond, reads = cond.expand(len(x)), None
         for key in self.keys:
             cond, reads = key(cond, reads)
         with hooked(self.modules(), [bound(cond) for bound in self.branches]):
-            rows = cond.tokens.to(unet.dtype)
-            return unet(x.to(unet.dtype), t, encoder_hidden_states=rows, encoder_attention_mask=reads).sample.to(
-                x.dtype
-            )
+            return self.family.predict(self.pipeline, x, t, cond, reads)
 
     def to_x0(self, x: Tensor, t: Tensor, pred: Tensor) -> Tensor:
-        """The clean latent that a native prediction stands for: (x - σ ε)/α or α x - σ v, with α² = ᾱ_t, σ² = 1 - ᾱ_t."""
-        a, s = self._level(x, t)
-        return (x - s * pred) / a if self.prediction == "epsilon" else a * x - s * pred
+        """The clean latent that a native prediction stands for."""
+        return self.schedule.to_x0(x, t, pred)
 
     def to_eps(self, x: Tensor, t: Tensor, pred: Tensor) -> Tensor:
-        """The noise that a native prediction stands for: ε itself, or α v + σ x."""
-        a, s = self._level(x, t)
-        return pred if self.prediction == "epsilon" else a * pred + s * x
+        """The noise that a native prediction stands for."""
+        return self.schedule.to_eps(x, t, pred)
 
     def native(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """What a model predicts at level `t` that knows clean latents and noise: ε, or α ε - σ x0."""
-        a, s = self._level(x0, t)
-        return eps if self.prediction == "epsilon" else a * eps - s * x0
+        """What a model predicts at level `t` that knows clean latents and noise."""
+        return self.schedule.native(x0, t, eps)
 
     def add_noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """The forward process: α x0 + σ ε."""
-        a, s = self._level(x0, t)
-        return a * x0 + s * eps
-
-    def _level(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        bar = self.alphas_cumprod[t].to(x.dtype).view(-1, *[1] * (x.ndim - 1))
-        return bar.sqrt(), (1 - bar).sqrt()
+        return self.schedule.add_noise(x0, t, eps)
 
     # -- pictures --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         """Images in [0, 1] as scaled latents (the mean of the posterior)."""
-        vae = self.pipeline.vae
-        parts = [
-            vae.encode((2 * part - 1).to(vae.dtype)).latent_dist.mean for part in images.to(self.device).split(CHUNK)
-        ]
-        return torch.cat(parts).float() * vae.config.scaling_factor
+        parts = images.to(self.device).split(self.batch_size)
+        return torch.cat([self.family.encode(self.pipeline, part) for part in parts])
 
-    @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Scaled latents as images in [0, 1]."""
-        vae = self.pipeline.vae
-        parts = [vae.decode(part.to(vae.dtype) / vae.config.scaling_factor).sample for part in latents.split(CHUNK)]
-        return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
+        return self._decoded(latents).clamp(0, 1)
+
+    @torch.no_grad()
+    def _decoded(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        return torch.cat([self.family.decode(self.pipeline, part) for part in latents.split(self.batch_size)])
 
     def noise(self, seeds: Sequence[int], rng: str = "cpu") -> Float[Tensor, "b c h w"]:
         """Start noise, one generator for each seed: a picture depends on its seed, never on its neighbours.
@@ -180,23 +174,16 @@ class Denoiser:
         Raises:
             UsageError: no such device here.
         """
-        try:
-            generators = [torch.Generator(rng).manual_seed(int(s)) for s in seeds]
-        except RuntimeError as error:
-            raise UsageError(
-                f"rng: this machine cannot draw noise on {rng!r} ({str(error).splitlines()[0]}); give 'cpu'"
-            ) from error
-        drawn = [torch.randn(self.latent_shape, generator=g, device=rng) for g in generators]
-        return torch.stack(drawn).to(self.device)
+        return sampling.noise(self.latent_shape, seeds, rng).to(self.device)
 
     def timesteps(self, steps: int) -> Int[Tensor, "steps"]:
-        """The noise levels of a `steps`-step sampler, from noisy to clean.
+        """The noise levels of a `steps`-step DDIM sampler, from noisy to clean.
 
         Raises:
             UsageError: more steps than the model has levels.
         """
-        self._spaced(scheduler := copy.deepcopy(self.scheduler), steps)
-        return scheduler.timesteps.to(self.device)
+        walker = sampling.scheduler(self.family, self.pipeline, "ddim")
+        return sampling.timesteps(walker, len(self.schedule), steps).to(self.device)
 
     @torch.no_grad()
     def sample(
@@ -205,7 +192,7 @@ class Denoiser:
         *,
         seeds: Sequence[int],
         steps: int = 25,
-        guidance: float | Sequence[float] = 3.0,
+        guidance: sampling.Guidance = 3.0,
         until: int | None = None,
         record: bool = False,
         sampler: str = "ddim",
@@ -222,64 +209,16 @@ class Denoiser:
             guidance: scale s in e(∅) + s (e(c) - e(∅)), one for all or one for each; 1 for all means no guidance, but `steers`.
             until: stop before this step: the latent there has noise level `timesteps(steps)[until]`; None runs to the end.
             record: return every latent on the way instead of the last: (until + 1 or steps + 1, b, c, h, w), start noise first.
-            sampler: one of SAMPLERS.
+            sampler: one of the family's samplers: ddim, pndm, lms, euler, dpm++.
             negative: prompt that takes the place of ∅.
             rng: the device that draws the start noise.
             tick: called with the number of pictures that finished a step.
 
         Raises:
-            UsageError: unknown sampler, more steps than the model has levels, or no such device for the noise.
+            UsageError: unknown sampler, more steps than the model has levels, a guidance that is not finite or not as many as seeds, or
+                no such device for the noise.
         """
-        cond = cond.expand(len(seeds))
-        texts = list(dict.fromkeys([negative, *(text for s in self.steers for text in s.texts(negative))]))
-        asked = self.embed(texts)
-        scheduler = _scheduler(self.pipeline, sampler)
-        done = []
-        for i in range(0, len(seeds), CHUNK):
-            x, scale = self.noise(seeds[i : i + CHUNK], rng), guidance
-            if not isinstance(guidance, int | float):
-                scale = torch.tensor(guidance[i : i + CHUNK], dtype=x.dtype, device=x.device).view(-1, 1, 1, 1)
-            self._spaced(scheduler, steps)  # starts it anew: some remember their last predictions
-            # the steers' memories start anew as well
-            corrections = [(s.start(), *map(texts.index, s.texts(negative))) for s in self.steers]
-            x = x * scheduler.init_noise_sigma
-            path = self._walk(cond[i : i + CHUNK], asked, x, scheduler, scale, corrections, until, tick)
-            done.append(torch.stack(path) if record else path[-1])
-        return torch.cat(done, dim=1 if record else 0)
-
-    def _spaced(self, scheduler: Any, steps: int) -> None:
-        """Set a scheduler to the start of a walk of `steps`."""
-        if steps > len(self.alphas_cumprod):
-            raise UsageError(
-                f"steps: expected at most {len(self.alphas_cumprod)} of a sampler, got {steps}; give fewer"
-            )
-        scheduler.set_timesteps(steps)
-
-    def _walk(self, cond, asked, x, scheduler, scale, corrections, until, tick) -> list[Tensor]:  # noqa: ANN001
-        n, guided = len(x), isinstance(scale, Tensor) or scale != 1 or bool(corrections)
-        every = asked[torch.arange(len(asked)).repeat_interleave(n)] + cond if guided else cond
-        path = [x]
-        for t in scheduler.timesteps[:until]:
-            seen = scheduler.scale_model_input(x, t)
-            pred = self.predict(torch.cat([seen] * (len(every) // n)), t.to(self.device).expand(len(every)), every)
-            if corrections:
-                pred = self._steered(seen, t.to(self.device).long().expand(n), pred.split(n), scale, corrections)
-            elif guided:
-                pred = pred[:n] + scale * (pred[n:] - pred[:n])
-            x = scheduler.step(pred, t if t.is_floating_point() else int(t), x, return_dict=False)[0]
-            path.append(x)
-            tick(n)
-        return path
-
-    def _steered(self, x, t, preds, scale, corrections) -> Tensor:  # noqa: ANN001
-        """Guided and corrected in ε, which the steers' thresholds are of; `preds` are of ∅, of what the steers read, of the prompts."""
-        e = [self.to_eps(x, t, pred) for pred in preds]
-        added = sum(correct(e[0], e[-1], e[away], e[towards], scale) for correct, away, towards in corrections)
-        if (
-            self.prediction == "v_prediction"
-        ):  # what ε changes by, in v; where all is noise each ε is x, and nothing changes
-            added = added / self._level(x, t)[0].clamp(min=1e-6)
-        return preds[0] + scale * (preds[-1] - preds[0]) + added
+        return sampling.sample(self, cond, seeds, steps, guidance, until, record, sampler, negative, rng, tick)
 
     def images(
         self,
@@ -287,7 +226,7 @@ class Denoiser:
         seeds: Sequence[int],
         *,
         steps: int = 25,
-        guidance: float | Sequence[float] = 3.0,
+        guidance: sampling.Guidance = 3.0,
         sampler: str = "ddim",
         negative: str = "",
         rng: str = "cpu",
@@ -301,19 +240,36 @@ class Denoiser:
         latents = self.sample(
             self.embed(prompts), seeds=seeds, steps=steps, guidance=guidance, sampler=sampler, negative=negative, rng=rng, tick=tick,
         )  # fmt: skip
-        pictures = self.decode(latents).permute(0, 2, 3, 1).cpu()
-        if broken := int((~pictures.isfinite()).flatten(1).any(1).sum()):
+        pictures = self._decoded(latents)  # not clamped: an infinite one would become white
+        finite = latents.isfinite().flatten(1).all(1) & pictures.isfinite().flatten(1).all(1)
+        if broken := int((~finite).sum()):
             raise EffaceError(
                 f"images: {broken} of {len(pictures)} pictures came out as NaN or infinite; the edit is too strong, "
                 "or the dtype too narrow: fit or apply it weaker, or load the model in float32"
             )
-        return list((pictures * 255).round().to(torch.uint8).numpy())
+        return list((pictures.clamp(0, 1).permute(0, 2, 3, 1).cpu() * 255).round().to(torch.uint8).numpy())
 
     # -- weights ---------------------------------------------------------------------------------------------------
 
     def modules(self) -> dict[str, nn.Module]:
         """What an edit can touch, by our prefix: {"unet": …, "text": …}."""
-        return {ours: getattr(self.pipeline, part) for ours, part in sd.PARTS.items()}
+        return self.family.modules(self.pipeline)
+
+    def text_readers(self) -> dict[str, nn.Linear]:
+        """Every layer that reads text rows, by name ("unet.….attn2.to_k"); the selection "xattn.kv" holds their weights."""
+        return self.family.text_readers(self.pipeline)
+
+    def cross_attentions(self) -> dict[str, CrossAttention]:
+        """Every cross-attention, by name ("unet.….attn2")."""
+        return self.family.cross_attentions(self.pipeline)
+
+    def transformers(self) -> dict[str, nn.Module]:
+        """The transformers in which pictures meet text, by name."""
+        return self.family.transformers(self.pipeline)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """All networks that make a picture: what an edit can touch, and the autoencoder."""
+        return {**self.modules(), "vae": self.pipeline.vae}
 
     def params(self, where: str | Iterable[str] = "unet") -> dict[str, Tensor]:
         """Named weights: a selection such as "xattn.kv", or exact names.
@@ -325,9 +281,9 @@ class Denoiser:
             f"{ours}.{name}": (p, module) for ours, part in self.modules().items() for name, p, module in _owned(part)
         }
         if isinstance(where, str):
-            if where not in sd.SELECTIONS:
-                raise UsageError(f"selection: unknown {where!r}; {nearest(where, sd.SELECTIONS)}")
-            rule = sd.SELECTIONS[where]
+            if where not in self.family.selections:
+                raise UsageError(f"selection: unknown {where!r}; {nearest(where, self.family.selections)}")
+            rule = self.family.selections[where]
             return {name: p for name, (p, module) in owned.items() if rule(name, module)}
         if missing := [name for name in where if name not in owned]:
             raise UsageError(
@@ -342,7 +298,7 @@ class Denoiser:
         with warnings.catch_warnings():  # diffusers warns when a component is assigned to a copied pipeline
             warnings.simplefilter("ignore")
             twin.pipeline = copy.copy(self.pipeline)
-            for part in sd.PARTS.values():
+            for part in self.family.parts.values():
                 module = getattr(self.pipeline, part)
                 tensors = [*module.parameters(), *module.buffers()]
                 memo = {id(p): p for p in tensors if id(p) not in owned}
@@ -353,14 +309,10 @@ class Denoiser:
     @property
     def fingerprint(self) -> str:
         """Names the model in a store: 16 hex digits over everything that can differ in one picture, what edits add included."""
-        parts = {**self.modules(), "vae": self.pipeline.vae}
         added = [repr(steer) for steer in self.steers] + [one.fingerprint for one in (*self.branches, *self.keys)]
-        facts = [
-            identity.configuration(self.pipeline.scheduler.config),
-            identity.tokenizer(self.pipeline.tokenizer),
-            added,
-        ]
-        return identity.fingerprint(parts, facts)
+        tokenizers = [identity.tokenizer(getattr(self.pipeline, name)) for name in self.family.tokenizers]
+        facts = [identity.configuration(self.pipeline.scheduler.config), tokenizers, added]
+        return identity.fingerprint(self.parts(), facts)
 
     @property
     def signature(self) -> Signature:
@@ -374,25 +326,21 @@ def _owned(part: nn.Module) -> Iterable[tuple[str, Tensor, nn.Module]]:
             yield f"{prefix}.{name}" if prefix else name, p, module
 
 
-def _scheduler(pipe: DiffusionPipeline, name: str) -> Any:
-    if name not in SAMPLERS:
-        raise UsageError(f"sampler: unknown {name!r}; {nearest(name, SAMPLERS)}")
-    kind, settings = SAMPLERS[name]
-    with warnings.catch_warnings():  # settings of another sampler that this one does not use are no news
-        warnings.simplefilter("ignore")
-        try:
-            return getattr(diffusers, kind).from_config(pipe.scheduler.config, **settings)
-        except ImportError as error:
-            raise UsageError(f"sampler {name}: needs scipy; pip install 'efface[benchmarks]'") from error
-
-
 def load(
     model: "str | Path | DiffusionPipeline | Denoiser" = "moji",
     *,
     device: str = "cpu",
     dtype: str | torch.dtype = "float32",
+    variant: str | None = None,
 ) -> Denoiser:
     """A denoiser from "moji", a diffusers folder, a Hub id, or a pipeline that is already in memory.
+
+    Args:
+        model: what to load; a denoiser or a pipeline is taken as it is.
+        device: where its weights go.
+        dtype: what it computes in: float32, bfloat16 or float16.
+        variant: of the weight files, "fp16" for "….fp16.safetensors"; None takes the plain ones, or the only one a folder has, and
+            says so in `Denoiser.note`.
 
     Raises:
         UsageError: no such model, no text-to-image pipeline, or no such dtype.
@@ -402,22 +350,37 @@ def load(
         return model
     if isinstance(model, DiffusionPipeline):
         return Denoiser(model)
-    source, kind = resolve(str(model)), getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(kind, torch.dtype):
-        raise UsageError(f"dtype: expected float32, bfloat16 or float16, got {dtype!r}; give one of them")
+    kind = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
+    if kind is None or not kind.is_floating_point:
+        raise UsageError(f"dtype: expected float32, bfloat16 or float16, got {str(dtype)!r}; give one of them")
+    source, note = resolve(str(model)), ""
+    if variant is None and (variant := _only_variant(Path(source))):
+        note = f"model {str(model)!r}: the folder has only {variant} weights; they were loaded as {str(kind).removeprefix('torch.')}"
     try:
-        pipe = DiffusionPipeline.from_pretrained(source, dtype=kind, use_safetensors=True)
+        pipe = DiffusionPipeline.from_pretrained(source, dtype=kind, use_safetensors=True, variant=variant)
     except Exception as error:  # diffusers raises a dozen kinds; each becomes one sentence
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EffaceError(
             f"model {str(model)!r}: diffusers cannot load it ({first}); give 'moji', a diffusers folder or a Hub id"
         ) from error
     try:
-        made = Denoiser(pipe.to(device))
+        loaded = Denoiser(pipe.to(device))
     except (RuntimeError, AssertionError) as error:  # torch has both for a device that is not there
         first = str(error).splitlines()[0]
         raise UsageError(f"device: cannot use {device!r} ({first}); give cpu, or see `efface doctor`") from error
+    loaded.note = note
     if Path(source).is_dir():
-        parts = {**made.modules(), "vae": made.pipeline.vae}
-        identity.remember(Path(source), kind, parts)
-    return made
+        identity.remember(Path(source), kind, loaded.parts())
+    return loaded
+
+
+def _only_variant(folder: Path) -> str | None:
+    """The variant of the weight files in a diffusers folder where some part has no plain ones; None where all have, or for a Hub id."""
+    names = {part: [p.name for p in part.glob("*.safetensors")] for part in folder.glob("*/") if part.is_dir()}
+    for files in names.values():
+        # "model.fp16.safetensors", "model-00001-of-00002.fp16.safetensors", "model.fp16-00001-of-00002.safetensors"
+        found = [re.fullmatch(r"[^.]+?(?:\.(\w+?))?(?:-\d+-of-\d+)?\.safetensors", name) for name in files]
+        variants = sorted({m[1] for m in found if m and m[1]})
+        if variants and not any(m and not m[1] for m in found):
+            return variants[0]
+    return None

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import importlib
 import json
 import math
 from abc import ABC, abstractmethod
@@ -19,6 +18,7 @@ from typing_extensions import override  # in typing from Python 3.12
 
 from efface.core.appended_rows import ActiveKey
 from efface.core.branch import Branch
+from efface.core.branches import FORMS
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.errors import EffaceError, UsageError
@@ -382,9 +382,8 @@ class Adapter(Edit):
     @classmethod
     @override
     def build(cls, tensors: dict[str, Tensor], header: Header, raw: Mapping[str, Any]) -> "Adapter":
-        importlib.import_module("efface.core.branches")  # makes the forms known
         form, facts = _said(tensors["facts"])
-        return cls(Branch.forms[form]({k: t for k, t in tensors.items() if k != "facts"}, facts), header)
+        return cls(FORMS[form]({k: t for k, t in tensors.items() if k != "facts"}, facts), header)
 
 
 class Keyed(Edit):

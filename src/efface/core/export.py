@@ -8,7 +8,7 @@ A Delta has full rank; its best approximation of a given rank is its truncated s
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +69,8 @@ def export(
     steps = _steps(edit)
     weights = _matrices(steps, base, to)
     _check_rank(steps, weights, rank)
-    cuts = {name: cut(*change(steps, name, w), rank) for name, w in weights.items()}
+    readers = base.params("xattn.kv").keys()
+    cuts = {name: cut(*change(steps, name, w, readers), rank) for name, w in weights.items()}
     width = max(1, *(c.up.shape[1] for c in cuts.values()))
     layers = {k.removesuffix(".weight"): _shaped(c.up, c.down, weights[k].shape, width) for k, c in cuts.items()}
     error = _share(math.hypot(*(c.lost for c in cuts.values())), math.hypot(*(c.size for c in cuts.values())))
@@ -78,7 +79,10 @@ def export(
     if to == "peft":
         replace_folder(path, lambda part: _write_folder(part, layers, width, edit.header.model, metadata))
     else:
-        blob = _file(_diffusers(layers) if to == "diffusers" else _kohya(layers, width), metadata)
+        tensors = (
+            _diffusers(layers, base.family.parts) if to == "diffusers" else _kohya(layers, width, base.family.kohya)
+        )
+        blob = _file(tensors, metadata)
         replace_file(path, lambda part: part.write_bytes(blob))
     return done
 
@@ -147,7 +151,7 @@ def _check_rank(steps: Iterable[Edit], weights: Mapping[str, Tensor], rank: int 
 
 
 def change(
-    steps: Iterable[TextMap | Delta | LowRank], name: str, weight: Tensor
+    steps: Iterable[TextMap | Delta | LowRank], name: str, weight: Tensor, readers: Collection[str]
 ) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
     """Factors (up, down) of what the edits, one after the other, add to a weight seen as a matrix; exact, in float64.
 
@@ -157,14 +161,16 @@ def change(
     w = weight.detach().cpu().double().flatten(1)
     up, down = w.new_zeros(len(w), 0), w.new_zeros(0, w.shape[1])
     for step in steps:
-        more = _added(step, name, w, up, down)
+        more = _added(step, name, w, up, down, readers)
         up, down = torch.cat([up, more[0]], 1), torch.cat([down, more[1]])
     return up, down
 
 
-def _added(step: TextMap | Delta | LowRank, name: str, w: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors of what one edit adds to w + up down."""
-    if isinstance(step, TextMap) and (".attn2.to_k." in name or ".attn2.to_v." in name):
+def _added(
+    step: TextMap | Delta | LowRank, name: str, w: Tensor, up: Tensor, down: Tensor, readers: Collection[str]
+) -> tuple[Tensor, Tensor]:
+    """Factors of what one edit adds to w + up down; a TextMap changes the `readers` of text rows."""
+    if isinstance(step, TextMap) and name in readers:
         left, right = step.left.cpu().double(), step.right.cpu().double()
         _fits(name, w, (len(w), len(left)))
         return step.strength * (w @ left + up @ (down @ left)), right.T
@@ -234,24 +240,24 @@ def _clip(module: str) -> str:
     return f"text_model.{module.removeprefix('text_model.')}"
 
 
-def _diffusers(layers: Layers) -> dict[str, Tensor]:
+def _diffusers(layers: Layers, components: Mapping[str, str]) -> dict[str, Tensor]:
     tensors = {}
     for name, (up, down) in layers.items():
         part, _, module = name.partition(".")
-        if part == "unet":
-            tensors |= {f"unet.{module}.lora_A.weight": down, f"unet.{module}.lora_B.weight": up}
+        if not part.startswith("text"):
+            key = f"{components[part]}.{module}"
+            tensors |= {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}
         else:  # diffusers recognises a text encoder without attention layers by this name only
-            key = f"text_encoder.{_clip(module)}.lora_linear_layer"
+            key = f"{components[part]}.{_clip(module)}.lora_linear_layer"
             tensors |= {f"{key}.down.weight": down, f"{key}.up.weight": up}
     return tensors
 
 
-def _kohya(layers: Layers, width: int) -> dict[str, Tensor]:
+def _kohya(layers: Layers, width: int, prefixes: Mapping[str, str]) -> dict[str, Tensor]:
     tensors = {}
     for name, (up, down) in layers.items():
         part, _, module = name.partition(".")
-        key = f"lora_unet_{module}" if part == "unet" else f"lora_te_{_clip(module)}"
-        key = key.replace(".", "_")
+        key = f"{prefixes[part]}_{_clip(module) if part.startswith('text') else module}".replace(".", "_")
         tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
         tensors[f"{key}.alpha"] = torch.tensor(float(width))  # readers scale by alpha / rank
     return tensors
@@ -287,19 +293,17 @@ def _file(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> bytes:
 
 def _metadata(edit: Edit, base: Denoiser, done: Exported, to: str) -> dict[str, str]:
     """https://github.com/Stability-AI/ModelSpec, then what efface knows."""
-    header, config = edit.header, base.pipeline.unet.config
-    second = config.cross_attention_dim == 1024  # Stable Diffusion 2 reads OpenCLIP's rows
-    kind = ("v2-512" if base.prediction == "epsilon" else "v2-768-v") if second else "v1"
+    header, kind = edit.header, base.family.architecture(base.pipeline)
     names = ", ".join(concept.name for concept in header.erase)
     about = {
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"stable-diffusion-{kind}/lora",
+        "modelspec.architecture": f"{kind}/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": f"{header.method}: {names}" if names else done.path.stem,
         "modelspec.description": f"Erases {names or 'what its recipe says'} from {header.model or 'its base'}; "
         f"made with {header.method or 'efface'}; strength 1 is the edit.",
         "modelspec.resolution": f"{base.image_size}x{base.image_size}",
-        "modelspec.prediction_type": "epsilon" if base.prediction == "epsilon" else "v",
+        "modelspec.prediction_type": {"v_prediction": "v"}.get(base.schedule.prediction, base.schedule.prediction),
         "efface.recipe": json.dumps(edit.record()),  # not under io.KEY: this file is no edit for `load_edit`
         "efface.base": base.fingerprint,
         "efface.rank": str(done.rank),
@@ -307,4 +311,4 @@ def _metadata(edit: Edit, base: Denoiser, done: Exported, to: str) -> dict[str, 
     }
     if header.created:
         about["modelspec.date"] = header.created
-    return about | ({"ss_v2": str(second)} if to == "kohya" else {})  # A1111 tells 1.x from 2.x by it
+    return about | ({"ss_v2": str("-v2" in kind)} if to == "kohya" else {})  # A1111 tells 1.x from 2.x by it

@@ -1,7 +1,7 @@
 """Keys: learnt context rows that bring a hidden concept back. A key is a file of its own."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Key:
     def bind(self, base: Denoiser) -> ActiveKey:
         """The key beside a denoiser, whose tokenizer finds the concepts in prompts."""
         return ActiveKey(
-            [(_words(base, self.phrases[name]), rows) for name, rows in self.rows.items()], self.fingerprint
+            [(base.embed(self.phrases[name]).word_ids(), rows) for name, rows in self.rows.items()], self.fingerprint
         )
 
 
@@ -60,9 +60,3 @@ def load_key(path: str | Path) -> Key:
         return Key(rows, {name: tuple(phrases) for name, phrases in raw["concepts"]}, raw["lock"])
     except (KeyError, TypeError, ValueError) as error:
         raise EffaceError(f"{path}: damaged, for a part of the key is missing ({error!r}); copy it again") from error
-
-
-def _words(base: Denoiser, phrases: Sequence[str]) -> list[list[int]]:
-    """Token ids of phrases, without the ids of start, end and padding."""
-    cond = base.embed(phrases)
-    return [ids[1 : int(mask.sum()) - 1].tolist() for ids, mask in zip(cond.ids, cond.mask, strict=True)]

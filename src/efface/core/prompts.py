@@ -75,7 +75,7 @@ class ConceptPrompts:
 
     def embed(self, base: Denoiser) -> EmbeddedPrompts:
         """The same as the text encoder reads it."""
-        lengths = _embed(base, self.prefixes).mask.sum(1) - 2  # without start and end
+        lengths = _embed(base, self.prefixes).counts
         return EmbeddedPrompts(
             _embed(base, self.prompts), _embed(base, self.targets), _embed(base, self.contexts),
             torch.tensor(self.owners), lengths.cpu(), self.targets != self.contexts,

@@ -18,7 +18,7 @@ def row_metric(rows: Tensor, weights: Tensor) -> Tensor:
 def pair_rows(source: Cond, target: Cond, tokens: str, lead: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of one prompt, the rows they shall read as, and their weights: (n d), (n d), (n). Row 0 is the start token."""
     c, g = source.tokens[0], target.tokens[0]
-    n, last, last_g = len(c), int(source.mask.sum()) - 2, int(target.mask.sum()) - 2  # "" has last = 0, the start token
+    n, last, last_g = len(c), int(source.last), int(target.last)  # "" has last = 0, the start token
     if tokens == "last":
         return c[last : last + 1], g[last_g : last_g + 1], torch.ones(1, dtype=torch.float64)
     if tokens == "last_to_end":
@@ -26,7 +26,7 @@ def pair_rows(source: Cond, target: Cond, tokens: str, lead: int = 0) -> tuple[T
         return c[last : last + k], g[last_g : last_g + k], torch.ones(k, dtype=torch.float64)
     # the words before the concept stay ("a" is not the tiger's); each of its own goes to the target's at the same relative place,
     # or to the end of a target that says nothing in its place; end to end; padding to padding
-    said, goal = (p.ids[0, lead + 1 : end + 1].tolist() for p, end in ((source, last), (target, last_g)))
+    said, goal = (p.word_ids()[0][lead:] for p in (source, target))
     own, stays = torch.arange(1, last - lead + 1), lead
     share = (last_g - lead) / max(last - lead, 1)
     places = lead + (own * share).ceil().long() if last_g > lead else torch.full_like(own, last_g + 1)
@@ -54,7 +54,7 @@ def within(said: Sequence[int], goal: Sequence[int]) -> list[int]:
 def keep_rows(preserved: Cond, tokens: str) -> tuple[Tensor, Tensor]:
     """Rows that shall stay and their weights, over all prompts: (n d), (n)."""
     b, n, d = preserved.tokens.shape
-    at, end = torch.arange(n), preserved.mask.sum(1, keepdim=True) - 1
+    at, end = torch.arange(n), preserved.end[:, None]
     if tokens == "last":
         weights = (at == end - 1).double()
     elif tokens == "last_to_end":

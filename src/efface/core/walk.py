@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Generator, Tensor
 
-from efface.core.denoiser import Cond, Denoiser
+from efface.core.cond import Cond
+from efface.core.denoiser import Denoiser
 
 
 def walk(

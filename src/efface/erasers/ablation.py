@@ -118,9 +118,8 @@ class ConceptAblation(Eraser):
     def tuner(self, base: Denoiser, rng: Generator) -> Tuner:
         """Weights of the denoiser learn, by gradients that pass by the start row's key and value."""
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
-        for name, module in tuner.student.modules()["unet"].named_modules():
-            if name.endswith(("attn2.to_k", "attn2.to_v")):
-                module.register_forward_hook(hold_start)
+        for module in tuner.student.text_readers().values():
+            module.register_forward_hook(hold_start)
         return tuner
 
     def draw(self, base: Denoiser, prompts: Sequence[str], rng: Generator) -> tuple[Tensor, Tensor]:
@@ -138,7 +137,7 @@ class ConceptAblation(Eraser):
     def noised(self, base: Denoiser, latents: Tensor, rng: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A batch of the latents with noise, its levels, the noise as a native prediction, and which latents they are."""
         i = torch.randint(len(latents), (self.batch,), generator=rng)
-        t = torch.randint(len(base.alphas_cumprod), (self.batch,), generator=rng).to(latents.device)
+        t = torch.randint(len(base.schedule), (self.batch,), generator=rng).to(latents.device)
         eps = torch.randn(latents[i].shape, generator=rng).to(latents)
         x = base.add_noise(latents[i], t, eps)
         return x, t, base.native(latents[i], t, eps), i

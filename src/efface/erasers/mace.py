@@ -61,7 +61,7 @@ class MACE(Eraser):
     threshold: float = param(
         0.3, "attention, of its range, from which a place shows the concept", at_least=0, at_most=1
     )
-    words: Literal["own", "ends"] = param("own", "S: the concept's own tokens, or the end and the padding as well")
+    words: Literal["own", "ends"] = param("own", "S: the concept's own tokens, or the end tokens as well")
     loss: Literal["square", "norm"] = param("square", "of a layer's attention: mean square, or norm as released")
     focus: bool = param(True, "draw noise levels where concepts take shape, or all alike")
     refine_prior: float = param(0.1, "λ1, weight of everyday words beside the concepts' in the map", above=0)
@@ -120,7 +120,7 @@ class MACE(Eraser):
         student.branches = (*refined.branches, BoundBranch(lambda cond: added(lora.leaves), 1.0, ""))
         x0, places = self.draw(base, concept, pairs, rng)
         own = pairs.own | pairs.ends if self.words == "ends" else pairs.own
-        levels = focal(len(base.alphas_cumprod)) if self.focus else torch.ones(len(base.alphas_cumprod))
+        levels = focal(len(base.schedule)) if self.focus else torch.ones(len(base.schedule))
         while True:
             picked = torch.randint(len(x0), (self.batch,), generator=rng)
             prompt = torch.randint(len(own), (self.batch,), generator=rng)

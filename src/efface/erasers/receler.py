@@ -129,7 +129,7 @@ class Receler(Eraser):
 
 def after(prompts: Cond, vectors: Float[Tensor, "b k d"]) -> Cond:
     """Prompts ⊕ p: the rows after a prompt's words, its end and its first padding, become the vectors, as far as there is room."""
-    place = torch.arange(prompts.ids.shape[1], device=prompts.ids.device) - prompts.mask.sum(1, keepdim=True) + 1
+    place = torch.arange(prompts.ids.shape[1], device=prompts.ids.device) - prompts.end[:, None]
     inside, which = (place >= 0) & (place < vectors.shape[1]), place.clamp(0, vectors.shape[1] - 1)
     rows = vectors.to(prompts.tokens)[torch.arange(len(vectors))[:, None], which]
     return replace(prompts, tokens=torch.where(inside[..., None], rows, prompts.tokens))

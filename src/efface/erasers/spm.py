@@ -19,7 +19,7 @@ Cost:    Some 80 seconds of CPU a concept for Moji; a file of 0.2 MB; sampling t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -132,4 +132,4 @@ def white(cond: Cond, null: Cond, rng: Generator) -> Cond:
         rows.append((0.8 + 0.4 * torch.rand((), generator=rng)).to(real) * real.norm() / noise.norm() * noise)
     tokens = torch.stack(rows)
     tokens[::2] = null.tokens
-    return Cond(tokens, cond.ids, cond.mask)
+    return replace(cond, tokens=tokens)

@@ -80,8 +80,8 @@ class TIME(Eraser):
 
     def rows(self, source: Cond, target: Cond, prefix: int, an_a: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Every row of one prompt, the rows they shall read as, and their weights: (n d), (n d), (n)."""
-        c, n, end = source.tokens[0], source.tokens.shape[1], int(source.mask.sum()) - 1
-        said, goal = (p.ids[0, 1 : int(p.mask.sum()) - 1].tolist() for p in (source, target))
+        c, n, end = source.tokens[0], source.tokens.shape[1], int(source.end)
+        said, goal = (p.word_ids()[0] for p in (source, target))
         # an article is one word in two forms
         said, goal = ([an_a[1] if word == an_a[0] else word for word in text] for text in (said, goal))
         inner = subsequence(said, goal) if self.alignment == "subsequence" else forward(said, goal)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from diffusers.models.attention_processor import Attention
 from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn.functional import gelu
@@ -26,23 +25,17 @@ class Bottlenecks(Branch):
     def new(cls, base: Denoiser, width: int, rng: Generator) -> "Bottlenecks":
         """One of `width` hidden units for each cross-attention. They begin as linear layers do, but `up` at zero: they add nothing yet."""
         tensors = {}
-        for name, module in base.modules()["unet"].named_modules():
-            if name.endswith(".attn2"):
-                assert isinstance(module, Attention)
-                size = module.out_dim
-                down, bias = (
-                    (2 * torch.rand(shape, generator=rng) - 1) / size**0.5 for shape in ((width, size), (width,))
-                )
-                begin = (down, bias, torch.zeros(size, width), torch.zeros(size))
-                tensors |= {f"unet.{name}/{part}": t for part, t in zip(PARTS, begin, strict=True)}
+        for name, attention in base.cross_attentions().items():
+            size = attention.layer.out_dim
+            down, bias = ((2 * torch.rand(shape, generator=rng) - 1) / size**0.5 for shape in ((width, size), (width,)))
+            begin = (down, bias, torch.zeros(size, width), torch.zeros(size))
+            tensors |= {f"{name}/{part}": t for part, t in zip(PARTS, begin, strict=True)}
         return cls(tensors)
 
     @override
     def additions(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
         sites = dict.fromkeys(key.rpartition("/")[0] for key in self.tensors)
-        here = {
-            f"unet.{name}": getattr(module, "out_dim", 0) for name, module in base.modules()["unet"].named_modules()
-        }
+        here = {name: attention.layer.out_dim for name, attention in base.cross_attentions().items()}
         for site in sites:
             if here.get(site) != (width := len(self.tensors[f"{site}/up"])):
                 raise UsageError(

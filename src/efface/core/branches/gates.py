@@ -1,7 +1,7 @@
 """Gates per token: a residual beside every key and value that opens only where a prompt says an erased concept."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -13,7 +13,6 @@ from typing_extensions import override  # in typing from Python 3.12
 from efface.core.branch import Branch
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
-from efface.core.edit import Adapter
 from efface.core.errors import UsageError
 from efface.core.hooks import Added
 
@@ -75,34 +74,6 @@ def selected(
     opening, residual = gated(rows[None], query, key, gate)
     first = one_hot(opening.argmax(0), len(gate)).movedim(-1, 0).to(residual.dtype)
     return torch.einsum("nbt,nbtd,ndms->nbtms", first, residual, down)
-
-
-def merge(edits: Iterable[Adapter]) -> Adapter:
-    """Gates that were trained apart, as one edit. A stack of them would add up; here a token takes one concept's residual.
-
-    Smaller ranks are filled up with zeros, which changes nothing.
-
-    Raises:
-        UsageError: edits of different models, or none.
-    """
-    every = list(edits)
-    facts = [e.branch.facts for e in every]
-    if not every or facts != facts[:1] * len(facts) or len({e.header.base for e in every}) > 1:
-        raise UsageError(
-            f"merge: expected edits of one model, got {len(every)} of several or none; merge what was made for one"
-        )
-    parts = [e.branch.tensors | {"up": e.strength * e.branch.tensors["up"]} for e in every]
-    rank, low = max(t["query"].shape[2] for t in parts), max(t["up"].shape[1] for t in parts)
-    fills = {
-        "query": lambda t: (0, rank - t.shape[2]),
-        "key": lambda t: (0, rank - t.shape[2]),
-        "gate": lambda t: (0, 0),
-        "down": lambda t: (0, low - t.shape[3]),
-        "up": lambda t: (0, 0, 0, low - t.shape[1]),
-    }
-    tensors = {name: torch.cat([pad(t[name], fill(t[name])) for t in parts]) for name, fill in fills.items()}
-    erased = dict.fromkeys(c for e in every for c in e.header.erase)
-    return Adapter(TokenGates(tensors, facts[0]), replace(every[0].header, settings={}, erase=tuple(erased)))
 
 
 @dataclass(frozen=True)

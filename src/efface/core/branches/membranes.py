@@ -5,7 +5,6 @@ from functools import partial
 from typing import Literal
 
 import torch
-from diffusers import Transformer2DModel
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
@@ -69,12 +68,10 @@ class Membranes(Branch):
 
 
 def sites(base: Denoiser) -> dict[str, Layer]:
-    """Every linear layer and convolution inside the U-Net's transformers."""
-    modules = base.modules()["unet"].named_modules()
+    """Every linear layer and convolution inside the denoiser's transformers."""
     return {
-        f"unet.{outer}.{name}": layer
-        for outer, transformer in modules
-        if isinstance(transformer, Transformer2DModel)
+        f"{outer}.{name}": layer
+        for outer, transformer in base.transformers().items()
         for name, layer in transformer.named_modules()
         if isinstance(layer, Layer)
     }
@@ -111,7 +108,7 @@ def gate(base: Denoiser, phrases: Sequence[Sequence[str]], rule: Rule) -> Callab
     Rows are flattened, by "centred" less those of "".
     """
     said = [base.embed(list(p)) for p in phrases]
-    names = [[set(ids) for ids in words(cond)] for cond in said]
+    names = [[set(ids) for ids in cond.word_ids()] for cond in said]
     null = base.embed([""]).tokens if rule == "centred" else torch.zeros_like(said[0].tokens[:1])
     rows = [(cond.tokens - null).flatten(1).float() for cond in said]
 
@@ -119,7 +116,7 @@ def gate(base: Denoiser, phrases: Sequence[Sequence[str]], rule: Rule) -> Callab
         # a key's rows come after a prompt's own
         given = (cond.tokens[:, : null.shape[1]] - null).flatten(1).float()
         like = torch.stack([similar(given, r, rule).amax(1) for r in rows], 1)
-        has = [[max(len(c & set(p)) / max(len(c), 1) for c in name) for name in names] for p in words(cond)]
+        has = [[max(len(c & set(p)) / max(len(c), 1) for c in name) for name in names] for p in cond.word_ids()]
         return torch.maximum(like, torch.tensor(has).to(like)).clamp(0, 1)
 
     return opens
@@ -131,8 +128,3 @@ def similar(given: Float[Tensor, "b d"], said: Float[Tensor, "p d"], rule: Rule)
     if rule == "released":
         return given @ said.T / (ours * theirs)
     return (given @ said.T / (theirs * torch.maximum(ours, theirs))).clamp(min=0).square()
-
-
-def words(cond: Cond) -> list[list[int]]:
-    """The tokens of prompts between start and end."""
-    return [ids[1 : int(mask.sum()) - 1] for ids, mask in zip(cond.ids.tolist(), cond.mask, strict=True)]

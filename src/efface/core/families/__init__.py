@@ -1,1 +1,39 @@
 """What differs between families of text-to-image models, and nowhere else."""
+
+from diffusers import DiffusionPipeline
+
+from efface.core.errors import UsageError
+from efface.core.families.base import Family as Family
+from efface.core.families.sd import StableDiffusion
+
+FAMILIES: tuple[Family, ...] = (StableDiffusion(),)
+
+
+def family_of(pipeline: DiffusionPipeline) -> Family:
+    """The family of a pipeline that has all its parts.
+
+    Raises:
+        UsageError: a pipeline of no known family, or one without a part.
+    """
+    family = next((f for f in FAMILIES if isinstance(pipeline, f.pipelines)), None)
+    if family is None:
+        known = ", ".join(c.__name__ for f in FAMILIES for c in f.pipelines)
+        raise UsageError(
+            f"model: expected a text-to-image pipeline ({known}), got {type(pipeline).__name__}; give another model"
+        )
+    for part in (*family.parts.values(), *family.tokenizers):
+        if getattr(pipeline, part) is None:
+            raise UsageError(
+                f"model: expected a pipeline with {part}, got one without; concepts, edits and gates are said in words: load it whole"
+            )
+    for name in family.tokenizers:
+        tok = getattr(pipeline, name)
+        if len(tok) <= len(set(tok.all_special_ids)):  # what transformers makes of a folder without the files
+            raise UsageError(
+                f"model: expected a {name} that knows words, got one that knows none; the model's folder lacks {name}/: copy it whole"
+            )
+    if getattr(pipeline, "vae", None) is None:
+        raise UsageError(
+            "model: expected a pipeline with vae, got one without; it makes pictures of latents: load it whole"
+        )
+    return family

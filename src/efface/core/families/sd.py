@@ -1,18 +1,32 @@
 """Stable Diffusion 1.x and 2.x: one CLIP text encoder, a U-Net with cross-attention, a KL autoencoder."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 import torch
-from diffusers import StableDiffusionPipeline
-from jaxtyping import Float, Int
+from diffusers import DDIMScheduler, StableDiffusionPipeline, Transformer2DModel
+from diffusers.models.attention_processor import Attention
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
+from typing_extensions import override  # in typing from Python 3.12
 
-CLASSES = (StableDiffusionPipeline,)
-PARTS = {"unet": "unet", "text": "text_encoder"}  # what an edit can touch: our name -> the pipeline's component
+from efface.core.cond import Cond
+from efface.core.errors import UsageError
+from efface.core.families.base import CrossAttention, Family, Rule
+from efface.core.schedule import Schedule
 
-Rule = Callable[[str, nn.Module], bool]
+PROMPTS = 256  # that pass the text encoder at once, at most
+ACTIVATIONS = 2**25  # numbers in the widest activation of the text encoder, for all prompts of a batch
 
-# Selections by parameter name ("unet.…" or "text.…") and the module that owns the parameter.
+SAMPLERS = {  # ours to diffusers' class and what it is told besides the model's own noise schedule
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+}
+
 SELECTIONS: dict[str, Rule] = {
     "xattn.kv": lambda name, _: ".attn2.to_k." in name or ".attn2.to_v." in name,
     "xattn": lambda name, _: ".attn2." in name,
@@ -36,24 +50,118 @@ SELECTIONS: dict[str, Rule] = {
 }
 
 
-def embed(
-    pipe: StableDiffusionPipeline, prompts: list[str]
-) -> tuple[Float[Tensor, "b n d"], Int[Tensor, "b n"], Int[Tensor, "b n"]]:
-    """Token rows as the pipeline itself encodes a prompt, with ids and the mask of real tokens (SOS, words, EOS)."""
-    tok = pipe.tokenizer
-    given = tok(prompts, padding="max_length", max_length=tok.model_max_length, truncation=True, return_tensors="pt")
-    ids = given.input_ids.to(pipe.text_encoder.device)
-    ends = (
-        (given.input_ids == tok.eos_token_id).int().argmax(1, keepdim=True)
-    )  # SD 1.x pads with EOS: the first one ends the text
-    mask = (torch.arange(ids.shape[1])[None] <= ends).int().to(ids.device)
-    uses_mask = getattr(pipe.text_encoder.config, "use_attention_mask", False)
-    rows = pipe.text_encoder(ids, attention_mask=mask if uses_mask else None)[0]
-    return rows, ids, mask
+class StableDiffusion(Family):
+    """Stable Diffusion 1.x and 2.x."""
 
+    name: ClassVar = "Stable Diffusion 1/2"
+    pipelines: ClassVar = (StableDiffusionPipeline,)
+    parts: ClassVar[Mapping[str, str]] = {"unet": "unet", "text": "text_encoder"}
+    denoiser: ClassVar = "unet"
+    tokenizers: ClassVar = ("tokenizer",)
+    selections: ClassVar[Mapping[str, Rule]] = SELECTIONS
+    samplers: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = SAMPLERS
+    kohya: ClassVar[Mapping[str, str]] = {"unet": "lora_unet", "text": "lora_te"}
 
-def words(pipe: StableDiffusionPipeline, n: int) -> list[str]:
-    """The tokenizer's `n` most frequent words of at least three letters: byte-pair merges are learnt in the order of frequency."""
-    known = sorted(pipe.tokenizer.get_vocab().items(), key=lambda entry: entry[1])
-    whole = (token.removesuffix("</w>") for token, _ in known if token.endswith("</w>"))
-    return [w for w in whole if w.isascii() and w.isalpha() and len(w) >= 3][:n]
+    @override
+    def embed(self, pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> Cond:
+        tok, config = pipe.tokenizer, pipe.text_encoder.config
+        texts = pipe.maybe_convert_prompt(list(prompts), tok)  # a textual inversion's word becomes its several tokens
+        length = min(tok.model_max_length, config.max_position_embeddings)  # some tokenizers know no length: 1e30
+        given = tok(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+        # Stable Diffusion 1 pads with the end token, 2 with "!", which is a word as well: the first end token ends the text
+        end, at = (given == tok.eos_token_id).int().argmax(1, keepdim=True), torch.arange(length)
+        ids, mask, words = (t.to(pipe.text_encoder.device) for t in (given, (at <= end).int(), (at > 0) & (at < end)))
+        rows = pipe.text_encoder(ids, attention_mask=mask if getattr(config, "use_attention_mask", False) else None)[0]
+        return Cond(rows, ids, mask, words)
+
+    @override
+    def prompt_batch(self, pipe: StableDiffusionPipeline) -> int:
+        config = pipe.text_encoder.config
+        widest = config.max_position_embeddings * max(config.intermediate_size, config.hidden_size)
+        return max(1, min(PROMPTS, ACTIVATIONS // widest))
+
+    @override
+    def common_words(self, pipe: StableDiffusionPipeline, n: int) -> list[str]:
+        # byte-pair merges are learnt in the order of frequency
+        known = sorted(pipe.tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+        whole = (token.removesuffix("</w>") for token, _ in known if token.endswith("</w>"))
+        return [w for w in whole if w.isascii() and w.isalpha() and len(w) >= 3][:n]
+
+    @override
+    def text_readers(self, pipe: StableDiffusionPipeline) -> dict[str, nn.Linear]:
+        return {
+            f"{name}.{part}": getattr(attention.layer, part)
+            for name, attention in self.cross_attentions(pipe).items() for part in ("to_k", "to_v")
+        }  # fmt: skip
+
+    @override
+    def cross_attentions(self, pipe: StableDiffusionPipeline) -> dict[str, CrossAttention]:
+        blocks = dict(pipe.unet.named_modules())
+        return {
+            f"unet.{name}": CrossAttention(layer, cast(Any, blocks[name.removesuffix(".attn2")]).norm2)
+            for name, layer in blocks.items() if name.endswith(".attn2") and isinstance(layer, Attention)
+        }  # fmt: skip
+
+    @override
+    def transformers(self, pipe: StableDiffusionPipeline) -> dict[str, nn.Module]:
+        return {f"unet.{name}": m for name, m in pipe.unet.named_modules() if isinstance(m, Transformer2DModel)}
+
+    @override
+    def predict(
+        self,
+        pipe: StableDiffusionPipeline,
+        x: Float[Tensor, "b c h w"],
+        t: Shaped[Tensor, "b"],
+        cond: Cond,
+        reads: Bool[Tensor, "b n"] | None,
+    ) -> Float[Tensor, "b c h w"]:
+        unet = pipe.unet
+        rows = cond.tokens.to(unet.dtype)
+        out = unet(x.to(unet.dtype), t, encoder_hidden_states=rows, encoder_attention_mask=reads).sample
+        return out.to(x.dtype)
+
+    @override
+    def schedule(self, pipe: StableDiffusionPipeline) -> Schedule:
+        with warnings.catch_warnings():  # settings of another sampler that this one does not use are no news
+            warnings.simplefilter("ignore")
+            ddim = cast(Any, DDIMScheduler.from_config(pipe.scheduler.config, **SAMPLERS["ddim"][1]))
+        if (predicts := ddim.config.prediction_type) not in ("epsilon", "v_prediction"):
+            raise UsageError(
+                f"model: expected epsilon or v_prediction, got {predicts!r}; this family is not supported yet"
+            )
+        return Schedule.variance_preserving(ddim.alphas_cumprod.to(pipe.unet.device), predicts)
+
+    @override
+    def latent_shape(self, pipe: StableDiffusionPipeline) -> tuple[int, int, int]:
+        config, factor = pipe.unet.config, pipe.vae_scale_factor
+        size = config.sample_size
+        if size is None:  # not said by the U-Net: what the autoencoder was trained on
+            pixels = getattr(pipe.vae.config, "sample_size", None)
+            if pixels is None:
+                raise UsageError(
+                    "model: expected a size of latents, got sample_size null in the configurations of both unet and vae; "
+                    "write it into unet/config.json, such as 64"
+                )
+            size = [n // factor for n in pixels] if isinstance(pixels, list | tuple) else pixels // factor
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        return config.in_channels, height, width
+
+    @override
+    def encode(self, pipe: StableDiffusionPipeline, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+        vae = pipe.vae
+        out = vae.encode((2 * images - 1).to(vae.dtype))
+        # a tiny autoencoder has no posterior
+        latents = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
+        return (latents.float() - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor
+
+    @override
+    def decode(self, pipe: StableDiffusionPipeline, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        vae = pipe.vae
+        given = latents.to(vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0)
+        return vae.decode(given).sample.float() / 2 + 0.5
+
+    @override
+    def architecture(self, pipe: StableDiffusionPipeline) -> str:
+        if pipe.unet.config.cross_attention_dim != 1024:  # Stable Diffusion 2 reads OpenCLIP's rows
+            return "stable-diffusion-v1"
+        return f"stable-diffusion-v2-{'512' if self.schedule(pipe).prediction == 'epsilon' else '768-v'}"

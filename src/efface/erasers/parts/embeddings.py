@@ -45,5 +45,4 @@ def own_words(base: Denoiser, concepts: Sequence[Concept]) -> list[int]:
 
 def _inner(base: Denoiser, texts: Sequence[str]) -> set[int]:
     """Token ids of prompts, without start, end and padding."""
-    cond = base.embed(texts)
-    return {i for ids, mask in zip(cond.ids, cond.mask, strict=True) for i in ids[1 : int(mask.sum()) - 1].tolist()}
+    return {i for ids in base.embed(texts).word_ids() for i in ids}

@@ -14,15 +14,14 @@ def of_sites(
     base: Denoiser, sites: Iterable[str], rows: Float[Tensor, "b t d"], as_released: bool = False
 ) -> list[float]:
     """λ of every key and value ("unet.….attn2.to_k") of a denoiser that reads prompts such as `rows`."""
+    layers = base.cross_attentions()
     largest, found = float(rows.flatten(1).norm(dim=1).max()), []
     for site in sites:
-        part, _, path = site.partition(".")
-        block, _, name = path.rpartition(".attn2.")
-        owner = cast(Any, base.modules()[part].get_submodule(block))
-        attn = owner.attn2
+        name, _, part = site.rpartition(".")
+        attn, norm = cast(Any, layers[name].layer), layers[name].norm
         q, v, out = (w.detach().float() for w in (attn.to_q.weight, attn.to_v.weight, attn.to_out[0].weight))
-        bound = cross_attention(q, v, out, attn.heads, normalised(owner.norm2), largest)
-        found.append((released(q, v, out, rows.shape[1]) if as_released else bound)[name == "to_v"])
+        bound = cross_attention(q, v, out, attn.heads, normalised(norm), largest)
+        found.append((released(q, v, out, rows.shape[1]) if as_released else bound)[part == "to_v"])
     return found
 
 

@@ -42,9 +42,8 @@ class PromptPairs:
 
     @property
     def ends(self) -> Bool[Tensor, "b n"]:
-        """The end token and the padding, which have read the whole prompt."""
-        at = torch.arange(self.own.shape[1], device=self.own.device)
-        return at >= self.prompts.mask.sum(1, keepdim=True) - 1
+        """The end tokens, which have read the whole prompt; the padding too where that is the end token (Stable Diffusion 1)."""
+        return self.prompts.end_tokens
 
 
 def prompt_pairs(base: Denoiser, concept: Concept) -> PromptPairs:
@@ -59,7 +58,7 @@ def prompt_pairs(base: Denoiser, concept: Concept) -> PromptPairs:
         (f.format(n, article(n)), " ".join(f.format(*target).split()), n) for f in templates for n in concept.phrases
     ]
     prompts, targets, names = (base.embed(column) for column in zip(*texts, strict=True))
-    fits = ((prompts.mask[:, -1] == 0) & (targets.mask[:, -1] == 0)).nonzero()[:, 0]
+    fits = (~prompts.full & ~targets.full).nonzero()[:, 0]
     if not len(fits):
         raise UsageError(
             f"concept: expected words that the text encoder has room for, got {concept.name!r}; give a shorter name"
@@ -100,7 +99,7 @@ def co_occurring(source: Cond, goal: Cond) -> tuple[Float[Tensor, "r d"], Float[
     Words behind the concept are those that end both prompts, to the end token; then the padding as its mean. What begins both
     prompts has not read the concept and shall stay. The concept's own words are in neither.
     """
-    a, b = (c.ids[0, : int(c.mask.sum())].tolist() for c in (source, goal))
+    a, b = (c.ids[0, : int(c.end) + 1].tolist() for c in (source, goal))
     most = min(len(a), len(b))
     before = next((i for i in range(most) if a[i] != b[i]), most)
     behind = next((i for i in range(most - before) if a[-1 - i] != b[-1 - i]), most - before)

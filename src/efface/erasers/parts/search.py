@@ -4,6 +4,7 @@ A word is said wherever the concept is ("a picture of a lion" for "a picture of 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -184,7 +185,7 @@ class Search(Learner):
             (w.to(t.tokens) @ t.tokens.flatten(1)).view_as(t.tokens[0]) for w, t in zip(weights, tables, strict=True)
         ]
         foremost = [t[[int(w.argmax())]] for w, t in zip(weights, tables, strict=True)]
-        return Cond(torch.stack(tokens), torch.cat([c.ids for c in foremost]), torch.cat([c.mask for c in foremost]))
+        return replace(Cond.cat(foremost), tokens=torch.stack(tokens))
 
     def ascend(self, value: Tensor) -> None:
         """One Adam step of the logits towards more of `value`, whose graph stays for the weights' own step."""

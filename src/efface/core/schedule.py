@@ -1,0 +1,68 @@
+"""The noise schedule of a diffusion model: α and σ of each level, and exact conversions between predictions."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Prediction = Literal["epsilon", "v_prediction", "flow"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Noisy latents x_t = α_t x0 + σ_t ε at T levels, and what the model predicts there.
+
+    "epsilon": the noise ε. "v_prediction": v = α ε - σ x0, where α² + σ² = 1. "flow": the velocity u = ε - x0, where α = 1 - σ.
+    """
+
+    alpha: Float[Tensor, "T"]
+    sigma: Float[Tensor, "T"]
+    prediction: Prediction
+
+    @classmethod
+    def variance_preserving(cls, alphas_cumprod: Float[Tensor, "T"], prediction: Prediction) -> "Schedule":
+        """α² = ᾱ and σ² = 1 - ᾱ, in the precision of ᾱ."""
+        return cls(alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt(), prediction)
+
+    def __len__(self) -> int:
+        """Number of levels T; level 0 is the cleanest."""
+        return len(self.alpha)
+
+    def at(self, x: Tensor, t: Int[Tensor, "b"]) -> tuple[Tensor, Tensor]:
+        """α and σ at level `t` of each latent, in the shape and the dtype that multiply `x`."""
+        shape = (-1, *[1] * (x.ndim - 1))
+        return self.alpha[t].to(x.dtype).view(shape), self.sigma[t].to(x.dtype).view(shape)
+
+    def add_noise(self, x0: Tensor, t: Int[Tensor, "b"], eps: Tensor) -> Tensor:
+        """The forward process: α x0 + σ ε."""
+        a, s = self.at(x0, t)
+        return a * x0 + s * eps
+
+    def to_x0(self, x: Tensor, t: Int[Tensor, "b"], pred: Tensor) -> Tensor:
+        """The clean latent that a native prediction stands for: (x - σ ε)/α, α x - σ v or x - σ u."""
+        a, s = self.at(x, t)
+        if self.prediction == "epsilon":
+            return (x - s * pred) / a
+        return a * x - s * pred if self.prediction == "v_prediction" else x - s * pred
+
+    def to_eps(self, x: Tensor, t: Int[Tensor, "b"], pred: Tensor) -> Tensor:
+        """The noise that a native prediction stands for: ε itself, α v + σ x or x + α u."""
+        if self.prediction == "epsilon":
+            return pred
+        a, s = self.at(x, t)
+        return a * pred + s * x if self.prediction == "v_prediction" else x + a * pred
+
+    def native(self, x0: Tensor, t: Int[Tensor, "b"], eps: Tensor) -> Tensor:
+        """What a model that knows clean latents and noise predicts: ε, α ε - σ x0 or ε - x0."""
+        if self.prediction == "epsilon":
+            return eps
+        a, s = self.at(x0, t)
+        return a * eps - s * x0 if self.prediction == "v_prediction" else eps - x0
+
+    def native_change(self, x: Tensor, t: Int[Tensor, "b"], change: Tensor) -> Tensor:
+        """By how much the native prediction changes where that of ε changes by `change`: as much, or divided by α.
+
+        Where all is noise (α = 0) a change of ε has no counterpart, for each ε is x: α is taken as 1e-6 at least.
+        """
+        return change if self.prediction == "epsilon" else change / self.at(x, t)[0].clamp(min=1e-6)
