@@ -7,7 +7,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field, fields, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,41 +19,15 @@ from typing_extensions import override  # in typing from Python 3.12
 
 from efface.core.appended_rows import ActiveKey
 from efface.core.branch import Branch
-from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.errors import EffaceError, UsageError
+from efface.core.header import Header
 from efface.core.hooks import BoundBranch
 from efface.core.io import read_tensors, write_tensors
 from efface.core.key import Key
 from efface.core.steering import RULES, Rule, Steer
 
 FORMAT = 1  # of the file; a reader refuses what a newer efface wrote
-
-
-@dataclass(frozen=True)
-class Header:
-    """The recipe that travels with an edit: enough to make it again and to know what it is for."""
-
-    method: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    erase: tuple[Concept, ...] = ()
-    preserve: tuple[str, ...] = ()
-    base: str = ""  # fingerprint of the weights it was made for
-    model: str = ""  # what the user called that model
-    seed: int = 0
-    version: str = ""
-    created: str = ""
-    seconds: float = 0.0
-    notes: Mapping[str, Any] = field(default_factory=dict)  # what the method found on its way, as plain values
-    memory: int | None = None  # bytes that fitting took at its height
-
-    @classmethod
-    def read(cls, raw: Mapping[str, Any]) -> "Header":
-        """From JSON; unknown entries of a newer minor version are left out."""
-        known = {f.name for f in fields(cls)}
-        kept = {k: v for k, v in raw.items() if k in known}
-        kept["erase"] = tuple(Concept(**{**c, "prompts": tuple(c["prompts"])}) for c in raw.get("erase", ()))
-        return cls(**{**kept, "preserve": tuple(raw.get("preserve", ()))})
 
 
 class Edit(ABC):

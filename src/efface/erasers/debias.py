@@ -39,7 +39,7 @@ from efface.erasers.uce import UCE
 
 @dataclass(frozen=True, kw_only=True)
 class Debias(Eraser):
-    """Give pictures of a concept attributes in the shares that are asked for."""
+    """Give a concept attributes in the shares that are asked for."""
 
     attributes: str = param(
         "", "what pictures shall show, separated by commas; none is the concept's target, unmeasured"
