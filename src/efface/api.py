@@ -163,7 +163,7 @@ def plan(
     kind: str = "",
     seed: int = 0,
 ) -> Plan:
-    """Check what shall be erased, and how.
+    """Check the arguments of a fit; nothing is loaded.
 
     Args:
         names: of concepts or of Moji's groups, or lists of them (see `listed`).
@@ -178,7 +178,7 @@ def plan(
         seed: of everything random in the method.
 
     Raises:
-        UsageError: what cannot be erased so.
+        UsageError: an argument is wrong.
     """
     from efface.core.params import check, parse
     from efface.erasers import declarations, settings
@@ -212,7 +212,7 @@ def erase(plan: Plan, log: Log | None = None, base: "Denoiser | None" = None) ->
         base: the model, where it is loaded already.
 
     Raises:
-        UsageError: the method cannot do it.
+        UsageError: the method refuses the concepts, or the model cannot be loaded.
         EffaceError: the file cannot be written.
     """
     from efface.erasers import make
@@ -284,7 +284,7 @@ def generate(
     Returns the number of rows.
 
     Raises:
-        UsageError: what cannot be drawn.
+        UsageError: an argument is wrong, or an edit is for another model.
         EffaceError: a file is damaged or cannot be written.
     """
     if not math.isfinite(guidance):
@@ -394,7 +394,7 @@ def show_search(path: Path, output: Path) -> str:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run or a sweep came to: its page, its rows of scores, the labels of its edits, its store."""
+    """The result of a run or a sweep: its page, its rows of scores, the labels of its edits, its store."""
 
     page: Path
     rows: Sequence[Mapping[str, Any]]
@@ -451,7 +451,7 @@ def evaluate(
         base: the model, where it is loaded already.
 
     Raises:
-        UsageError: what cannot be measured together, or not on Moji.
+        UsageError: the edits erase different concepts or are for another model, or the model does not draw Moji's pictures.
         EffaceError: a file is damaged or cannot be written.
     """
     from efface.benchmarks.moji import benchmark
@@ -512,7 +512,7 @@ def _erased(headers: Mapping[str, Header]) -> tuple[Concept, ...]:
 
 
 def _task(erased: Sequence[Concept], size: str) -> Any:
-    """What to ask of edits that erase these concepts."""
+    """The task of Moji's benchmark for edits that erase these concepts."""
     from efface.benchmarks.moji import erasing
 
     return dataclasses.replace(erasing([c.name for c in erased], size), erase=tuple(erased))
@@ -545,7 +545,7 @@ def demo(concept: str = "tiger", *, output: Path = Path("efface-demo"), log: Log
 
 @dataclass(frozen=True)
 class Sweep:
-    """Methods to put side by side, checked and not begun: `sweep` makes one, `bench` carries it out."""
+    """Methods to compare, checked and not begun: `sweep` makes one, `bench` carries it out."""
 
     methods: Sequence[str]
     benchmark: "Benchmark"
@@ -587,7 +587,7 @@ def sweep(
     model: str = "",
     device: str = "cpu",
 ) -> Sweep:
-    """Check which methods shall be put side by side, and on what.
+    """Check the arguments of a sweep; nothing is loaded.
 
     Args:
         methods: separated by commas, presets included.
@@ -607,7 +607,7 @@ def sweep(
         device: as torch calls it.
 
     Raises:
-        UsageError: what cannot be compared so.
+        UsageError: an argument is wrong.
     """
     from efface.benchmarks.prompts import located
     from efface.erasers import settings
@@ -639,7 +639,7 @@ def bench(sweep: Sweep, *, commands: Sequence[str] = (), log: Log | None = None)
         log: where progress goes.
 
     Raises:
-        UsageError: a method, judge or model cannot do it.
+        UsageError: a judge cannot be opened, a method refuses a task, or the model cannot be loaded.
         EffaceError: a file is damaged or cannot be written.
     """
     from efface.benchmarks.bench import bench as run
@@ -835,7 +835,7 @@ class Stored:
 
 
 def runs(store: str, *, verify: bool = False, retry: bool = False, compact: bool = False, remove: str = "") -> Stored:
-    """What a store holds, after what was asked for: checked, thinned, joined, its errors forgotten.
+    """Check, tidy or thin a store as asked, then list what it holds.
 
     Raises:
         UsageError: no store.
@@ -860,7 +860,7 @@ def runs(store: str, *, verify: bool = False, retry: bool = False, compact: bool
 
 @dataclass(frozen=True)
 class Health:
-    """What is installed, and how the shipped model ran."""
+    """Installed versions, devices, and how fast the shipped model draws."""
 
     threads: int
     versions: Mapping[str, str]
@@ -870,7 +870,7 @@ class Health:
 
 
 def doctor() -> Health:
-    """Look at the installation and draw four pictures with Moji."""
+    """Check the installation: versions, devices, and four pictures drawn with Moji."""
     import importlib.metadata as installed
     import time
 

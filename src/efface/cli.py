@@ -406,7 +406,7 @@ def _explain(error: BaseException) -> int:
         err.print(f"efface: {error}")
         return error.exit_code
     if sentence := getattr(error, "format_message", None):  # the parser's own complaints, whichever click typer carries
-        err.print(f"efface: {sentence()} See: efface --help")
+        err.print(f"efface: {sentence().rstrip('.')}. See: efface --help")
         return 2
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         err.print("efface: no space left on the disk; free some and run the same command again")

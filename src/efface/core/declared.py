@@ -36,7 +36,7 @@ def declared(module: str, name: str) -> type:
 
 @cache
 def value(module: str, name: str) -> Any:
-    """What a name at the top of `module` stands for. Of a class in efface only the name is known, of anything else's nothing is needed.
+    """The value of a name at the top of `module`. A class of efface or of a heavy package becomes an empty class of its name.
 
     Raises:
         NameError: the module does not define or import it.
