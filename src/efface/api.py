@@ -456,11 +456,14 @@ def evaluate(
     """
     from efface.benchmarks.moji import benchmark
 
-    asked, labels = benchmark(size=size), [path.stem for path in paths]
+    labels = [path.stem for path in paths]
     if taken := next((s for i, s in enumerate(labels) if s in ("base", *labels[:i])), None):
         raise UsageError(
             f"evaluate: expected files of different names, none of them base, got {taken!r} again; rename one"
         )
+    for path in paths:
+        read_header(path)
+    asked = benchmark(size=size)
     from efface.benchmarks import run
     from efface.report.html import write_report
 
