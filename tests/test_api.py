@@ -13,7 +13,7 @@ import torch
 from efface import Concept, TextMap, UsageError, api, cli
 from efface.benchmarks.moji import SIZES, erasing, tasks
 from efface.core.declared import declared
-from efface.core.header import Header
+from efface.core.edit import Header
 from efface.core.params import fields
 from efface.erasers import TABLE, find, names, settings
 

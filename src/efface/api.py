@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, cast
 from efface.core.concept import Concept, article
 from efface.core.errors import UsageError
 from efface.core.files import read_text, writable, write_text
-from efface.core.header import Header, read_header
+from efface.core.header import read_header
 from efface.core.log import Log
 
 if TYPE_CHECKING:  # these import torch, which takes seconds: a list or a wrong argument is answered before
     from efface.benchmarks.spec import Benchmark
     from efface.core.denoiser import Denoiser
-    from efface.core.edit import Edit
+    from efface.core.edit import Edit, Header
     from efface.core.export import Exported
     from efface.metrics.rates import Rate
 
@@ -317,7 +317,7 @@ def generate(
 
 def bake(
     paths: Sequence[Path], output: Path, *, model: str = MOJI, strength: float = 1.0, any_base: bool = False
-) -> Header:
+) -> "Header":
     """Write a stock diffusers folder with the edits in its weights; returns their recipe.
 
     Raises:
@@ -483,7 +483,7 @@ def evaluate(
     return Measured(write_report(output), rows, list(made), str(output / "store"))
 
 
-def _erased(headers: Mapping[str, Header]) -> tuple[Concept, ...]:
+def _erased(headers: "Mapping[str, Header]") -> tuple[Concept, ...]:
     """The concepts that all these edits erase, as the edits have them; where targets differ, the target names all of them.
 
     Raises:

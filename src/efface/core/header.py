@@ -1,43 +1,14 @@
-"""The recipe in an edit's file, and how it is read without its tensors: nothing here needs torch."""
+"""The header of a file that efface wrote, read without its tensors: nothing here needs torch."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from efface.core.concept import Concept
 from efface.core.errors import EffaceError, UsageError
 
 KEY = "efface"  # the metadata entry that holds an edit's header
-
-
-@dataclass(frozen=True)
-class Header:
-    """The recipe that travels with an edit: enough to make it again and to know what it is for."""
-
-    method: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    erase: tuple[Concept, ...] = ()
-    preserve: tuple[str, ...] = ()
-    base: str = ""  # fingerprint of the weights it was made for
-    model: str = ""  # what the user called that model
-    seed: int = 0
-    version: str = ""
-    created: str = ""
-    seconds: float = 0.0
-    notes: Mapping[str, Any] = field(default_factory=dict)  # what the method found on its way, as plain values
-    memory: int | None = None  # bytes that fitting took at its height
-
-    @classmethod
-    def read(cls, raw: Mapping[str, Any]) -> "Header":
-        """From JSON; unknown entries of a newer minor version are left out."""
-        known = {f.name for f in fields(cls)}
-        kept = {k: v for k, v in raw.items() if k in known}
-        kept["erase"] = tuple(Concept(**{**c, "prompts": tuple(c["prompts"])}) for c in raw.get("erase", ()))
-        return cls(**{**kept, "preserve": tuple(raw.get("preserve", ()))})
 
 
 def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
