@@ -17,14 +17,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, ResNetConfig, ResNetForImageClassification
-
-from efface.core.params import fields
-from efface.erasers import TABLE, find
-from efface.models import HERE
-
 MODELS = {  # what differs: (text encoder, U-Net, prediction, pixels)
     "sd14": (
         {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
@@ -48,6 +40,12 @@ LIMIT = 20 * 2**30  # bytes
 
 def make(name: str, folder: Path, pixels: int) -> None:
     """A diffusers folder with the shapes of a real model and random weights, pictures of `pixels` by default."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from efface.models import HERE
+
     text, unet, prediction, _ = MODELS[name]
     pad = {"pad_token": "!"} if name == "sd21" else {}
     tok = CLIPTokenizer.from_pretrained(HERE / "moji" / "tokenizer", model_max_length=77, **pad)
@@ -78,6 +76,8 @@ def make(name: str, folder: Path, pixels: int) -> None:
 
 def judge(folder: Path) -> Path:
     """A classifier with random weights: someone must look at the pictures."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
     if not folder.exists():
         labels = {0: "tiger", 1: "cat", 2: "car"}
         config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], id2label=labels, num_labels=3)
@@ -96,8 +96,8 @@ def evaluate(model: Path, edit: Path, folder: Path) -> None:
     cells = tuple(Cell(role, name, f"a {name}", i) for i, (role, name) in enumerate(WANTED))
     task = Task("tiger", (Concept("tiger", "cat"),), cells=cells)
     judges = {"concept": Judge(f"classifier:{judge(folder.parent / 'judge')}", ("top1",))}
-    asked = Benchmark("real-size", "three cells", "", lambda _: [task], judges, Sampler(steps=1))
-    rows = measure(load(str(model)), {"edit": load_edit(edit)}, task, asked, folder)
+    wanted = Benchmark("real-size", "three cells", "", lambda _: [task], judges, Sampler(steps=1))
+    rows = measure(load(str(model)), {"edit": load_edit(edit)}, task, wanted, folder)
     failed = [row["error"] for row in rows if row["value"] is None]
     if len(rows) != 6 or failed:
         raise SystemExit(f"evaluate: {len(rows)} rows, failed: {failed}")
@@ -108,6 +108,9 @@ WANTED = (("erase", "tiger"), ("neighbour", "cat"), ("distant", "car"))
 
 def flags(method: str, work: Path) -> list[str]:
     """A method's smallest setting as flags of `efface erase`."""
+    from efface.core.params import fields
+    from efface.erasers import find
+
     known = {f.name for f in fields(find(method))}
     given = {name: value for name, value in SMALLEST.items() if name in known}
     if method == "debias":
@@ -134,13 +137,22 @@ def measured(command: list[str]) -> dict[str, float | str]:
     return row
 
 
-def run(model: str, method: str, work: Path, pixels: int) -> dict[str, dict[str, float | str]]:
+def asked(*words: object) -> str:
+    """What a step of this script prints in a process of its own.
+
+    A command's peak memory starts at that of the process which starts it, so that this one imports nothing heavy.
+    """
+    done = subprocess.run([sys.executable, __file__, *map(str, words)], stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
+
+
+def run(model: str, method: str, settings: list[str], work: Path, pixels: int) -> dict[str, dict[str, float | str]]:
     """All commands for one method, until one fails that the next ones need."""
     folder, edit = work / f"{model}-{pixels}", work / f"{model}-{method}.safetensors"
     efface, on = [sys.executable, "-m", "efface"], ["--model", str(folder)]
     baked, exported, picture = (work / f"{model}-{method}{end}" for end in ("-baked", "-lora.safetensors", ".png"))
     commands = {
-        "erase": [*efface, "erase", "tiger", "--method", method, "--to", "cat", *on, "-o", str(edit), *flags(method, work)],
+        "erase": [*efface, "erase", "tiger", "--method", method, "--to", "cat", *on, "-o", str(edit), *settings],
         "generate": [*efface, "generate", "a tiger", "--edit", str(edit), *on, "-n", "1", "--steps", "1", "-o", str(picture)],
         "evaluate": [sys.executable, __file__, "--evaluate", str(folder), str(edit), str(work / f"{model}-{method}-run")],
         "bake": [*efface, "bake", str(edit), *on, "-o", str(baked)],
@@ -197,27 +209,41 @@ def page(found: dict[str, dict[str, dict[str, float | str]]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--methods", default=",".join(TABLE))
+    parser.add_argument("--methods", default="", help="all, if not given")
     parser.add_argument("--pixels", type=int, default=128, help="0: the model's own")
     parser.add_argument(
         "--work", type=Path, default=Path("real-size"), help="folder for models and results, some 10 GB"
     )
     parser.add_argument("--output", type=Path, default=Path("docs/real-size.md"))
-    parser.add_argument("--evaluate", nargs=3, type=Path, help=argparse.SUPPRESS)
+    for step in ("--evaluate", "--make", "--plan"):  # in processes of their own
+        parser.add_argument(step, nargs={"--evaluate": 3, "--make": 3, "--plan": 1}[step], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.evaluate:
-        evaluate(*given.evaluate)
-        return
+        evaluate(*map(Path, given.evaluate))
+    elif given.make:
+        make(given.make[0], Path(given.make[1]), int(given.make[2]))
+    elif given.plan:
+        from efface.erasers import TABLE
+
+        print(json.dumps({method: flags(method, Path(given.plan[0])) for method in TABLE}))
+    else:
+        sweep(given)
+
+
+def sweep(given: argparse.Namespace) -> None:
+    """Every method on every model; what is in results.json is not run again."""
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
     kept = given.work / "results.json"
     found = json.loads(kept.read_text()) if kept.exists() else {}
+    given.work.mkdir(parents=True, exist_ok=True)
+    settings = json.loads(asked("--plan", given.work))
     for model in given.models.split(","):
         pixels = given.pixels or MODELS[model][3]
         if not (folder := given.work / f"{model}-{pixels}").exists():
-            make(model, folder, pixels)
-        for method in given.methods.split(","):
+            asked("--make", model, folder, pixels)
+        for method in given.methods.split(",") if given.methods else settings:
             if (key := f"{model}@{pixels}/{method}") not in found:
-                found[key] = run(model, method, given.work, pixels)
+                found[key] = run(model, method, settings[method], given.work, pixels)
                 kept.with_suffix(".part").write_text(json.dumps(found, indent=1))
                 kept.with_suffix(".part").replace(kept)
                 given.output.write_text(page(found))

@@ -12,6 +12,7 @@ from oracles import esd as esd_oracle
 from oracles import search as oracle
 from torch import Generator, Tensor
 from toys import MixtureDenoiser, differing, pipeline, snapshot, tiny
+from watch import killed_and_resumed
 
 from efface.core.concept import Concept
 from efface.core.cond import Cond
@@ -37,24 +38,16 @@ class Call:
 class Watch(Log):
     """Losses of a training, and the predictions each was made of."""
 
-    def __init__(
-        self, calls: list[Call], count: int = 5, checkpoint: Path | None = None, stop: int | None = None
-    ) -> None:
-        super().__init__(checkpoint)
-        self.calls, self.count, self.stop = calls, count, stop
+    def __init__(self, calls: list[Call], count: int = 5) -> None:
+        super().__init__()
+        self.calls, self.count = calls, count
         self.losses: list[float] = []
         self.used: list[list[Call]] = []
-        self.advanced: list[int] = []  # the first is the step that training started from
-
-    def stage(self, name: str, total: int) -> Callable[[int], None]:
-        return self.advanced.append
 
     def loss(self, value: Tensor) -> None:
         self.losses.append(float(value))
         self.used.append(self.calls[-self.count :])
         self.calls.clear()
-        if len(self.losses) == self.stop:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -77,7 +70,7 @@ def model(request: pytest.FixtureRequest, shared: Denoiser, velocity: Denoiser) 
 
 
 def search_of(base: Denoiser, words: list[str], **changes: object) -> Search:
-    settings = {"steps": 1, "lr": 0.1, "temperature": 1.0, "hard": True, "top": 9, "framed": False, **changes}
+    settings = {"steps": 1, "lr": 0.1, "temperature": 1.0, "hard": True, "top": 9, "templates": False, **changes}
     return Search(base, (Concept("tiger"),), words, torch.ones(1, len(words), dtype=torch.bool), **settings)
 
 
@@ -90,7 +83,7 @@ def test_the_loss_is_the_papers(
     model: Denoiser, watch: Watch, eta: float, keep: float, space: Literal["native", "x0"]
 ) -> None:
     AP(eta=eta, keep=keep, space=space, **{**SMALL, "steps": 2, "lr": 1e-2}).fit(model, "tiger", log=watch)
-    for value, (null, concept, student, before, after) in zip(watch.losses, watch.used, strict=True):
+    for value, (concept, null, student, before, after) in zip(watch.losses, watch.used, strict=True):
         assert null.model is concept.model is before.model is model
         assert student.model is after.model is not model
         assert torch.equal(before.x, after.x)
@@ -115,7 +108,7 @@ def test_the_loss_is_the_papers(
 def test_a_target_takes_the_place_of_the_empty_prompt(base: Denoiser, watch: Watch) -> None:
     watch.count = 6
     AP(eta=1.0, **SMALL).fit(base, Concept("tiger", "cat"), log=watch)
-    null, concept, target, student, before, after = watch.used[0]
+    concept, null, target, student, before, after = watch.used[0]
     for call, prompt in ((null, ""), (concept, "tiger"), (target, "cat"), (student, "tiger")):
         assert torch.equal(call.ids, base.embed([prompt] * 3).ids)
     want = oracle.square(student.out, target.out - (concept.out - null.out)) + oracle.square(after.out, before.out)
@@ -199,6 +192,26 @@ class Hurt(MixtureDenoiser):
         return super().means(cond) + along[:, None, None, None]
 
 
+def test_a_soft_word_is_of_all_candidates(base: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Search, Tensor, Cond]] = []
+    found = Search.found
+
+    def noted(self: Search, picked: Tensor, noise: Tensor) -> Cond:
+        seen.append((self, noise, found(self, picked, noise)))
+        return seen[-1][2]
+
+    monkeypatch.setattr(Search, "found", noted)
+    words = "lion, cat, house, moon, bird, red, car"
+    AP(mode="soft", temperature=5.0, **{**SMALL, "vocabulary": words}).fit(base, "tiger")
+    search, noise, out = seen[0]  # every word is as likely yet
+    assert len(search.words) == 7
+    rows = base.embed(search.words).tokens.double().numpy()
+    for one, g in zip(out.tokens.detach().double().numpy(), noise.numpy(), strict=True):
+        weights = oracle.soft(np.zeros(7), g, 5.0)
+        np.testing.assert_allclose(one, np.einsum("n,ntd->td", weights, rows), atol=1e-5)
+        assert weights.min() > 0.01  # the least of them would be missed
+
+
 def test_it_finds_the_word_that_is_hurt_most() -> None:
     pipe = pipeline(dtype=torch.float64)
     base, student = MixtureDenoiser(pipe), Hurt(pipe)
@@ -261,8 +274,7 @@ def test_presets_run(base: Denoiser, name: str) -> None:
     assert differing(snapshot(base), snapshot(edit(base)))
 
 
-def test_ctrl_c_and_again_is_as_if_nothing_had_happened(base: Denoiser, tmp_path: Path) -> None:
-    path = tmp_path / "c.safetensors"
+def test_killed_and_run_again_is_as_if_nothing_had_happened(base: Denoiser, tmp_path: Path) -> None:
     some = {
         **SMALL,
         "steps": 27,
@@ -273,12 +285,9 @@ def test_ctrl_c_and_again_is_as_if_nothing_had_happened(base: Denoiser, tmp_path
         "rank": 2,
         "source": "edited",
     }
-    straight = AP(**some).fit(base, "tiger")
-    with pytest.raises(KeyboardInterrupt):
-        AP(**some).fit(base, "tiger", log=Watch([], checkpoint=path, stop=26))
-    log = Watch([], checkpoint=path)
-    resumed = AP(**some).fit(base, "tiger", log=log)
-    assert (log.advanced[0], len(log.losses)) == (25, 2)
+    straight, resumed, _ = killed_and_resumed(
+        lambda log: AP(**some).fit(base, "tiger", log=log), tmp_path / "c.safetensors", stop=26, start=25
+    )
     assert all(torch.equal(t, resumed.tensors()[k]) for k, t in straight.tensors().items())
     assert resumed.header.notes == straight.header.notes
     straight.save(tmp_path / "e.safetensors")

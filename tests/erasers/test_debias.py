@@ -154,12 +154,39 @@ def test_the_rows_are_those_of_each_attribute_said_of_the_concept(base: Denoiser
     assert [part.concept for part in made.parts] == [0, 0, 0, 1, 1, 1]
     bare, framed = made.parts[0], made.parts[2]  # "tiger" and "a picture of a tiger"
     goal = [base.embed([p]).tokens[0] for p in ("red tiger", "happy blue tiger")]
-    for k, place in ((0, 2), (1, 3)):  # the word to itself, end to end
-        assert torch.equal(bare.others[k][:2], goal[k][place : place + 2])
+    for k, place in (
+        (0, 2),
+        (1, 3),
+    ):  # the word to itself, end to end; embedded beside other prompts it rounds otherwise
+        torch.testing.assert_close(bare.others[k][:2], goal[k][place : place + 2], atol=1e-5, rtol=0)
     assert torch.equal(framed.others[:, :4], framed.rows[:4].expand(2, -1, -1))  # what is said before stays
     assert bare.others.shape[1] == len(bare.rows) == len(bare.weights)
     alone = Debias(wording="{attribute}").mixture(base, ["red"], erase, ()).parts[0]
-    assert torch.equal(alone.others[0][0], base.embed(["red"]).tokens[0, 1])
+    torch.testing.assert_close(alone.others[0][0], base.embed(["red"]).tokens[0, 1], atol=1e-5, rtol=0)
+
+
+def test_the_release_of_2023_keeps_what_is_named_alone_with_a_tenth(base: Denoiser) -> None:
+    """b is 0.1 however few are kept, and "" is not among them: M = λ I + Σ c cᵀ + 0.1 Σ p pᵀ over all rows of each p."""
+    made = Debias.preset("2023", attributes="red,blue").mixture(
+        base, ["red", "blue"], (Concept("tiger"),), (Concept("lion"),)
+    )
+    weights, kept, ridge, metric = made.system
+    lion = base.embed(["lion"]).tokens[0].double().numpy()
+    np.testing.assert_allclose(kept.numpy(), 0.1 * lion.T @ lion, atol=1e-9)
+    assert (weights.unique().tolist(), ridge, metric) == ([1.0], 0.5, None)
+    ours = Debias(solver="uce-2023").mixture(base, ["red", "blue"], (Concept("tiger"),), (Concept("lion"),)).system[1]
+    both = np.concatenate([lion, base.embed([""]).tokens[0].double().numpy()])
+    np.testing.assert_allclose(ours.numpy(), 0.5 * both.T @ both, atol=1e-9)  # UCE's own: 1 / 2, with ""
+
+
+def test_the_release_of_2023_sees_the_target_that_the_first_attribute_changed(base: Denoiser) -> None:
+    """Along one direction by hand: o = 1, β = 1/2 and 1/2, u = 1 each; 1 + 1/2 = 3/2, and the second adds half of 3/2."""
+    from efface.erasers.parts.mixture import _towards
+
+    one = torch.ones(1, 1, dtype=torch.float64)
+    part, w = Part(0, one, 2 * one.expand(2, 1, 1), one[0]), one
+    step = _towards(part, torch.tensor([0.5, 0.5], dtype=torch.float64), w)
+    assert float(step) == pytest.approx(9 / 4 - 1 - 1)
 
 
 # -- without a measure ---------------------------------------------------------------------------------------------

@@ -115,6 +115,30 @@ def test_an_edit_is_the_fusion_of_what_each_concept_learnt(base: Denoiser, monke
         np.testing.assert_allclose(new[name].numpy(), want, atol=1e-4)
 
 
+def test_both_priors_are_in_units_of_what_the_concepts_weigh(base: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eq. 1 has λ1 and eq. 7 λ2, each times the mean eigenvalue of the concepts' second moment, where everyday words lie."""
+    refined: list[tuple[Tensor, Tensor]] = []
+    fused: list[Tensor] = []
+    refine = mace.refine
+    monkeypatch.setattr(mace, "refine", lambda pairs, *a: (refined.append(a), refine(pairs, *a))[1])
+    monkeypatch.setattr(mace, "fuse", lambda *a: (fused.append(a[-1]), fuse(*a))[1])
+    MACE(**{**SMALL, "steps": 1}, refine_prior=0.3, fuse_prior=0.7).fit(base, ["tiger", "car"], ["lion"])
+
+    def read(cond: Cond) -> tuple[np.ndarray, list[int]]:
+        return cond.tokens.double().numpy(), cond.mask.sum(1).tolist()
+
+    tiger, car, lion = (
+        oracle.moment(*read(mace.prompt_pairs(base, Concept(name)).prompts)) for name in ("tiger", "car", "lion")
+    )
+    kept = lion + oracle.moment(*read(base.embed([""])))
+    unit = np.linalg.eigvalsh(tiger + car).mean()
+    prior = unit * oracle.metric(*read(base.embed(base.everyday(SMALL["everyday"], ["tiger", "car", ""]))))
+    assert unit > 2  # so that it shows
+    np.testing.assert_allclose(refined[0][0].numpy(), kept, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(refined[0][1].numpy(), 0.3 * prior, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(fused[0].numpy(), kept + 0.7 * prior, rtol=1e-6, atol=1e-8)
+
+
 # -- what a LoRA learns from ---------------------------------------------------------------------------------------
 
 

@@ -7,11 +7,10 @@ import torch
 from oracles import naive as oracle
 from torch import Tensor
 from toys import differing, moved, snapshot
-from watch import Watch, interrupted_and_resumed, texts, watch
+from watch import Watch, killed_and_resumed, texts, watch
 
 from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
-from efface.core.edit import Edit
 from efface.erasers.naive import Naive
 
 SMALL = {"steps": 1, "batch": 3, "sampler_steps": 4, "phrases": False, "reuse": 1}
@@ -45,6 +44,39 @@ def test_the_loss_is_equation_7(model: Denoiser, log: Watch, weight: float) -> N
         )
     kept = oracle.mean_square(student.out[3:], base.out[3:])
     assert kept > 1e-4  # by then the student has moved, and the second term counts
+
+
+def test_the_released_loss_goes_past_the_target_on_the_concepts_own_latents(model: Denoiser, log: Watch) -> None:
+    """Beside the latents of its own, the released baseline has ESD's goal around the target, and a tenth of what stays."""
+    few = {"steps": 2, "batch": 3, "lr": 1e-2, "sampler_steps": 3}
+    Naive.preset("released", **few).fit(model, Concept("tiger", "cat"), ["lion"], log=log)
+    assert len(log.losses) == 2
+    for value, calls in zip(log.losses, log.used, strict=True):
+        goal, concept, student = calls[-3:]
+        assert goal.model is concept.model is model
+        assert student.model is not model
+        assert torch.equal(student.x, goal.x)
+        assert torch.equal(student.t, goal.t)
+        assert torch.equal(student.x[3:], student.x[:3])
+        assert torch.equal(concept.x, student.x[:3])
+        assert torch.equal(concept.t, student.t[:3])
+        asked, aimed = (texts(model, KNOWN, call.ids) for call in (student, goal))
+        assert asked[:3] == texts(model, KNOWN, concept.ids) == ["tiger"] * 3
+        assert aimed[:3] == ["cat"] * 3
+        assert asked[3:] == aimed[3:]
+        assert set(asked[3:]) <= {"", "lion"}
+        past = oracle.past(goal.out[:3], concept.out, 1.0)
+        assert value == pytest.approx(oracle.loss(student.out[:3], past, student.out[3:], goal.out[3:], 0.1), rel=1e-4)
+    assert oracle.mean_square(student.out[3:], goal.out[3:]) > 1e-4
+
+
+@pytest.mark.parametrize("source", ["base", "edited"])
+def test_latents_are_the_source_models(base: Denoiser, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    who: list[Denoiser] = []
+    sample = Denoiser.sample
+    monkeypatch.setattr(Denoiser, "sample", lambda self, c, **k: (who.append(self), sample(self, c, **k))[1])
+    Naive(source=source, kept_latents="concept", **SMALL).fit(base, "tiger")
+    assert [model is base for model in who] == [source == "base"]
 
 
 def test_at_first_nothing_is_missed_but_the_target(base: Denoiser, log: Watch) -> None:
@@ -130,13 +162,11 @@ def missed(base: Denoiser, student: Denoiser) -> float:
     return oracle.mean_square(now.double().numpy(), goal.double().numpy())
 
 
-def test_ctrl_c_and_again_is_as_if_nothing_had_happened(base: Denoiser, tmp_path: Path) -> None:
+def test_killed_and_run_again_is_as_if_nothing_had_happened(base: Denoiser, tmp_path: Path) -> None:
     some = {**SMALL, "steps": 27, "batch": 1, "sampler_steps": 2, "reuse": 25, "lr": 1e-3, "where": "xattn.kv"}
-    straight, resumed = interrupted_and_resumed(
+    straight, resumed, _ = killed_and_resumed(
         lambda log: Naive(**some).fit(base, "tiger", log=log), tmp_path / "c.safetensors", stop=26, start=25
     )
-    assert isinstance(straight, Edit)
-    assert isinstance(resumed, Edit)
     assert all(torch.equal(t, resumed.tensors()[k]) for k, t in straight.tensors().items())
 
 

@@ -102,6 +102,67 @@ def test_the_released_loop_is_the_papers_layer_by_layer(
         assert np.abs(one - before).max() > 0.01
 
 
+def first(base: Denoiser, pairs: list[tuple[str, str]], p: np.ndarray, keep: float, erase: float) -> list[np.ndarray]:
+    """UCE of 2023 in every layer: from the last word, or the start token of "", to the end of the padding."""
+    c, g = [], []
+    for said, goal in pairs:
+        starts = [len(text.split()) for text in (said, goal)]
+        k = LENGTH - max(starts)
+        c.append(rows(base, said)[starts[0] : starts[0] + k])
+        g.append(rows(base, goal)[starts[1] : starts[1] + k])
+    c, g = np.concatenate(c).T, np.concatenate(g).T
+    weights, b = np.full(c.shape[1], erase), np.full(len(p), keep)
+    return [uce_oracle.normal_equations(w, c, g, weights, p.T, b, 0.5) for w in layers(base)]
+
+
+@pytest.mark.parametrize(("preset", "rounds", "empty"), [("released", 3, 2), ("released-narrow", 1, 1)])
+def test_the_script_for_what_is_broad_keeps_nothing_once_for_each_concept(
+    base: Denoiser, preset: str, rounds: int, empty: int
+) -> None:
+    pairs = [("a tiger", "cat"), ("car", "")]
+    edit = RECE.preset(preset, limit=0.1).fit(base, [Concept(*pair) for pair in pairs])
+    c, g = (np.concatenate([rows(base, pair[side]) for pair in pairs]) for side in (0, 1))
+    null = rows(base, "")
+    uce = first(base, pairs, null, 1.0, 1.0)  # which has it once
+    args = layers(base), uce, c, g
+    expected = oracle.released(*args, np.concatenate([null] * empty), 0.1, rounds, 0.1, 0.1)
+    other = oracle.released(*args, np.concatenate([null] * (3 - empty)), 0.1, rounds, 0.1, 0.1)
+    for new, one, two in zip(layers(edit(base)), expected, other, strict=True):
+        np.testing.assert_allclose(new, one, atol=2e-4)
+        assert np.abs(two - one).max() > 1e-3
+
+
+@pytest.mark.parametrize("changed", [{"erase_scale": 2.5}, {"preserve_scale": 0.6}, {"ridge": 0.7}])
+def test_every_weight_of_the_released_loop_is_where_the_paper_has_it(base: Denoiser, changed: dict[str, float]) -> None:
+    how = {"erase_scale": 1.0, "preserve_scale": 0.1, "ridge": 0.1, **changed}
+    edit = RECE.preset("released", rounds=1, **changed).fit(base, Concept("tiger", "cat"), ["lion"])
+    p = np.concatenate([rows(base, "lion"), rows(base, "")])
+    uce = first(base, [("tiger", "cat")], p, 0.5, how["erase_scale"])
+    c, g = rows(base, "tiger"), rows(base, "cat")
+    expected = oracle.released(
+        layers(base), uce, c, g, p, 0.1, 1, how["ridge"], how["preserve_scale"], how["erase_scale"]
+    )
+    for new, one in zip(layers(edit(base)), expected, strict=True):
+        np.testing.assert_allclose(new, one, atol=2e-4)
+    # and each shows: a round with the default in its place would be seen
+    plain = oracle.released(layers(base), uce, c, g, p, 0.1, 1, 0.1, 0.1, 1.0)
+    assert max(np.abs(one - other).max() for one, other in zip(expected, plain, strict=True)) > 2e-3
+
+
+def test_the_released_loop_never_stops_early(base: Denoiser) -> None:
+    """Where an adversary held short goes the wrong way, so that less than nothing comes back."""
+    limit, target = 30 * mean_eigenvalue(base), "a tiger cat"
+    edit = RECE.preset("released", rounds=1, limit=limit).fit(base, Concept("a tiger", target))
+    uce = first(base, [("a tiger", target)], rows(base, ""), 1.0, 1.0)
+    c, g = rows(base, "a tiger"), rows(base, target)
+    z = oracle.adversary(uce, layers(base), c, limit)
+    assert oracle.came_back(uce, layers(base), z, c, g, np.ones(len(c))) < 0
+    expected = oracle.released(layers(base), uce, c, g, rows(base, ""), limit, 1, 0.1, 0.1)
+    for new, one, before in zip(layers(edit(base)), expected, uce, strict=True):
+        np.testing.assert_allclose(new, one, atol=2e-4)
+        assert np.abs(one - before).max() > 0.01
+
+
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_ours_is_one_problem_over_all_rows_against_the_original_weights(base: Denoiser, rounds: int) -> None:
     leads = ["", "", "a "]

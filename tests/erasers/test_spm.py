@@ -1,6 +1,5 @@
 """SPM: its losses against NumPy, its anchors, whose membrane is open when, and a training that arrives."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from oracles import spm as oracle
 from torch import Tensor
 from toys import moved
+from watch import killed_and_resumed
 
 from efface.core.branches.membranes import Membranes, gate
 from efface.core.concept import Concept, article
@@ -33,23 +33,17 @@ class Call:
 class Watch(Log):
     """Losses of a training, and the predictions each was made of."""
 
-    def __init__(self, calls: list[Call], checkpoint: Path | None = None, stop: int | None = None) -> None:
-        super().__init__(checkpoint)
-        self.calls, self.stop, self.count = calls, stop, 4
+    def __init__(self, calls: list[Call]) -> None:
+        super().__init__()
+        self.calls, self.count = calls, 4
         self.losses: list[float] = []
         self.used: list[list[Call]] = []
-        self.advanced: list[int] = []  # the first is the step that training started from
-
-    def stage(self, name: str, total: int) -> Callable[[int], None]:
-        return self.advanced.append
 
     def loss(self, value: Tensor) -> None:
         self.losses.append(float(value))
         # base on ∅, base on c, base on the target if there is one, base on the anchors, student on c and the anchors
         self.used.append(self.calls[-self.count :])
         self.calls.clear()
-        if len(self.losses) == self.stop:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -91,7 +85,7 @@ def test_the_loss_is_the_papers(shared: Denoiser, velocity: Denoiser, watch: Wat
     some = {**SMALL, "steps": 2, "lr": 2e-2, "anchors": 2, "eta": 2.0, "anchoring": 7.0}
     SPM(**some).fit(model, "tiger", log=watch)
     assert len(watch.losses) == 2
-    for value, (rest, concept, anchors, student) in zip(watch.losses, watch.used, strict=True):
+    for value, (concept, rest, anchors, student) in zip(watch.losses, watch.used, strict=True):
         assert rest.model is concept.model is anchors.model is model
         goal = oracle.goal(rest.out, concept.out, rest.out, 2.0)
         assert value == pytest.approx(
@@ -102,14 +96,14 @@ def test_the_loss_is_the_papers(shared: Denoiser, velocity: Denoiser, watch: Wat
         for call, times in ((concept, 1), (anchors, 2), (student, 3)):  # all at the same latents
             assert torch.equal(call.x, rest.x.repeat(times, 1, 1, 1))
             assert torch.equal(call.t, rest.t.repeat(times))
-    rest, concept, anchors, student = watch.used[1]
+    concept, rest, anchors, student = watch.used[1]
     assert abs(student.out[3:] - anchors.out).max() > 1e-3  # by then the student has moved, where it should not
 
 
 def test_a_target_takes_the_place_of_the_empty_prompt(base: Denoiser, watch: Watch) -> None:
     watch.count = 5
     SPM(anchoring=0.0, eta=0.5, **SMALL).fit(base, Concept("tiger", "cat"), log=watch)
-    rest, concept, target, _, student = watch.used[0]
+    concept, rest, target, _, student = watch.used[0]
     for call, prompt in ((rest, ""), (concept, "tiger"), (target, "cat")):
         assert torch.equal(call.cond.ids, base.embed([prompt] * 3).ids)
     goal = oracle.goal(rest.out, concept.out, target.out, 0.5)
@@ -123,7 +117,7 @@ def test_a_style_is_taken_off_a_thing_that_stays(base: Denoiser, watch: Watch) -
     rests = {"noto": "", "noto style": "", "a picture in noto style": ""}
     rests |= {f"a {thing} in noto style": f"a {thing}" for thing in ("dog", "house", "flower", "car")}
     known = said(base, *rests, *rests.values())
-    rest, styled, *_ = watch.used[0]
+    styled, rest, *_ = watch.used[0]
     seen = [
         (known[tuple(a.tolist())], known[tuple(b.tolist())])
         for a, b in zip(styled.cond.ids, rest.cond.ids, strict=True)
@@ -138,7 +132,7 @@ def test_each_concept_trains_its_own_membrane(base: Denoiser, watch: Watch, open
     SPM(**{**SMALL, "batch": 8, "anchors": 2, "steps": 2}).fit(base, erase, log=watch)
     assert len(watch.losses) == 4  # steps for each concept
     names = said(base, "tiger", "lion", "car")
-    for gamma, (_, concept, *_) in zip(openings, watch.used, strict=True):
+    for gamma, (concept, *_) in zip(openings, watch.used, strict=True):
         own = [["tiger", "lion"].count(names[tuple(ids.tolist())]) for ids in concept.cond.ids]
         assert (
             gamma.tolist() == [[float(tiger), float(1 - tiger)] for tiger in own] * 3
@@ -190,7 +184,7 @@ def test_white_noise_is_as_long_as_the_prompt_and_seldom_like_it() -> None:
 
 def test_as_released_two_of_four_anchors_are_noise(base: Denoiser, watch: Watch) -> None:
     SPM.preset("released", steps=1, sampler_steps=3).fit(base, "tiger", log=watch)
-    rest, concept, anchors, student = watch.used[0]
+    concept, rest, anchors, student = watch.used[0]
     assert len(concept.x) == 1
     null = base.embed([""]).tokens[0]
     assert [torch.equal(rows, null) for rows in anchors.cond.tokens] == [True, False, True, False]
@@ -275,17 +269,12 @@ def test_latents_come_from_the_source_as_it_is_by_then(
         assert moved(base, models[0], "") < 1e-5  # and the gate is at work
 
 
-def test_ctrl_c_and_again_is_as_if_nothing_had_happened(base: Denoiser, tmp_path: Path) -> None:
-    path = tmp_path / "c.safetensors"
+def test_killed_and_run_again_is_as_if_nothing_had_happened(base: Denoiser, tmp_path: Path) -> None:
     some = {**SMALL, "steps": 27, "batch": 1, "sampler_steps": 2, "reuse": 5, "source": "edited", "everyday": 2}
-    straight = SPM(**some).fit(base, "tiger")
-    with pytest.raises(KeyboardInterrupt):
-        SPM(**some).fit(base, "tiger", log=Watch([], path, stop=26))
-    log = Watch([], path)
-    resumed = SPM(**some).fit(base, "tiger", log=log)
-    assert (log.advanced[0], len(log.losses)) == (25, 2)
+    straight, resumed, _ = killed_and_resumed(
+        lambda log: SPM(**some).fit(base, "tiger", log=log), tmp_path / "c.safetensors", stop=26, start=25
+    )
     assert all(torch.equal(t, resumed.tensors()[k]) for k, t in straight.tensors().items())
-    assert not path.exists()
 
 
 def test_the_released_preset_is_the_released_recipe() -> None:

@@ -1,6 +1,7 @@
 """TIME: which row reads as which, the paper's solution in every layer, and what it does to a model."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from oracles import time as oracle
 from toys import LENGTH, moved, tiny
 
 from efface.core.concept import Concept
-from efface.core.denoiser import Denoiser
+from efface.core.denoiser import Cond, Denoiser
+from efface.core.rows import keep_rows
 from efface.erasers.time import TIME, forward, subsequence
 
 AN_A = (100, 101)
@@ -64,41 +66,45 @@ def test_partners_are_a_longest_common_subsequence() -> None:
     ("source", "target"),
     [
         ("a pack of roses", "a pack of blue roses"),
-        ("a an a", "a a blue a a"),
-        ("an owl", "a white owl"),
+        ("a a a", "a a blue a a"),
         ("a dog", "a dog"),
         ("", "happy"),
         ("a a", "b a b a b"),
     ],
 )
 def test_the_released_alignment_is_a_walk_forward(source: str, target: str) -> None:
-    names = {
-        "an": AN_A[0],
-        "a": AN_A[1],
-        "of": 1,
-        "pack": 2,
-        "roses": 3,
-        "blue": 4,
-        "owl": 5,
-        "white": 6,
-        "dog": 7,
-        "b": 8,
-    }
-    here, there = ([names.get(w, 0) for w in text.split()] for text in (source, target))
-    found = forward(here, there, AN_A)
+    names = {name: i for i, name in enumerate({*source.split(), *target.split()})}
+    here, there = ([names[w] for w in text.split()] for text in (source, target))
+    found = forward(here, there)
     assert [0, *found] == oracle.released(source.split(), target.split(), LENGTH)[: len(here) + 1]
 
 
 def test_where_the_released_alignment_crashes_a_word_reads_as_the_last() -> None:
-    assert forward([1, 2, 3], [9, 2, 8], AN_A) == [3, 2, 3]  # and the walk goes on from where it was
-    assert forward([1], [], AN_A) == [1]
-    assert forward([AN_A[1]], [AN_A[0], 5], AN_A) == [2]  # "an" reads as "a", "a" not as "an"
+    with pytest.raises(ValueError, match="not in list"):
+        oracle.released(["x", "y"], ["z", "y"], LENGTH)
+    assert forward([1, 2, 3], [9, 2, 8]) == [3, 2, 3]  # and the walk goes on from where it was
+    assert forward([1], []) == [1]
+
+
+def test_the_oracle_walks_as_the_released_code_does() -> None:
+    """Of the released test set, whose "icy" is two tokens in Moji's tokenizer: the walk of the released code, by hand."""
+    assert oracle.released(["a", "cow"], ["an", "ic", "y", "cow"], 8) == [0, 1, 4, 5, 6, 7, 7, 7]
+    assert oracle.released(["an", "apple"], ["a", "blue", "apple"], 6) == [0, 1, 3, 4, 5, 5]
+    assert oracle.released(["an", "egg"], ["an", "easter", "egg"], 6) == [0, 1, 3, 4, 5, 5]
 
 
 @pytest.mark.parametrize("pad", [None, "!"])
 @pytest.mark.parametrize("alignment", ["subsequence", "forward"])
 @pytest.mark.parametrize(
-    ("source", "target"), [("a tiger", "a red tiger"), ("a red tiger", "a red tiger"), ("an apple", "a red apple")]
+    ("source", "target"),
+    [
+        ("a tiger", "a red tiger"),
+        ("a red tiger", "a red tiger"),
+        ("an apple", "a red apple"),
+        ("a cloud", "an apple cloud"),
+        ("a cloud", "an cloud"),
+        ("an apple", "an apple apple"),
+    ],
 )
 def test_start_end_and_padding_follow_the_words(pad: str | None, alignment: str, source: str, target: str) -> None:
     base = tiny(pad=pad)
@@ -155,17 +161,32 @@ def test_what_is_kept_and_every_concept_share_one_solve(base: Denoiser) -> None:
 
 
 def test_phrases_and_synonyms_are_said(base: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[list[str]] = []
-    embed = Denoiser.embed
-    monkeypatch.setattr(Denoiser, "embed", lambda self, prompts: (seen.append(list(prompts)), embed(self, prompts))[1])
+    paired: list[tuple[list[int], list[int]]] = []
+    kept: list[list[list[int]]] = []
+    pair, keep = TIME.rows, keep_rows
+
+    def ids(*texts: str) -> list[list[int]]:
+        return base.embed(texts).ids.tolist()
+
+    def noted(self: TIME, source: Cond, target: Cond, *given: Any) -> Any:
+        paired.append((source.ids[0].tolist(), target.ids[0].tolist()))
+        return pair(self, source, target, *given)
+
+    def noted_kept(cond: Cond, tokens: str) -> Any:
+        kept.append(cond.ids.tolist())
+        return keep(cond, tokens)
+
+    monkeypatch.setattr(TIME, "rows", noted)
+    monkeypatch.setattr("efface.erasers.time.keep_rows", noted_kept)
     TIME().fit(base, Concept("tiger", "cat", ("leopard",)), ["lion"])
-    framed = ["tiger", "a tiger", "a picture of a tiger", "leopard", "a leopard", "a picture of a leopard"]
-    assert seen[0][:12:2] == framed
-    assert seen[0][1:12:2] == ["cat", "a cat", "a picture of a cat"] * 2
-    assert seen[0][12:] == ["", "lion", "a lion", "a picture of a lion"]
-    seen.clear()
+    said = ["tiger", "a tiger", "a picture of a tiger", "leopard", "a leopard", "a picture of a leopard"]
+    targets = ["cat", "a cat", "a picture of a cat"] * 2
+    assert paired == list(zip(ids(*said), ids(*targets), strict=True))
+    assert kept == [ids("", "lion", "a lion", "a picture of a lion")]
+    paired.clear()
     TIME.preset("released").fit(base, "tiger")
-    assert seen[0] == ["tiger", "", ""]
+    assert paired == [(ids("tiger")[0], ids("")[0])]
+    assert kept[1:] == [ids("")]
 
 
 # -- what it does --------------------------------------------------------------------------------------------------

@@ -20,12 +20,13 @@ def paper(old, c, attributes, beta) -> np.ndarray:  # noqa: ANN001
 
 
 def released_2023(old, c, attributes, beta) -> np.ndarray:  # noqa: ANN001
-    """v = o + Σ_k β_k |o| u_k / |u_k| with o = W c and u_k = W a_k, as long as all of a prompt's rows together."""
-    o = old @ c
-    v = o.copy()
+    """o and v are one array in the released code: v starts as W c, each attribute adds β_k |v| u_k / |u_k| to it, u_k = W a_k, and the
+    next one sees the longer v."""
+    v = (old @ c).copy()
+    o = v
     for a, b in zip(attributes, beta, strict=True):
         u = old @ a
-        v = v + b * np.sqrt((o**2).sum()) * u / np.sqrt((u**2).sum())
+        v += b * np.sqrt((o**2).sum()) * u / np.sqrt((u**2).sum())
     return v
 
 

@@ -81,3 +81,19 @@ def beside(source: list[str], goal: list[str]) -> tuple[list[tuple[int, int]], i
     while behind < min(len(source), len(goal)) - before and source[-1 - behind] == goal[-1 - behind]:
         behind += 1
     return [(len(source) - i, len(goal) - i) for i in range(behind, 0, -1)], before
+
+
+def moment(tokens: np.ndarray, real: list[int]) -> np.ndarray:
+    """Σ e eᵀ over the rows of prompts (b, n, d), a mean over prompts: words 1 each, the padding after `real[i]` rows 1 together."""
+    b, n, d = tokens.shape
+    total = np.zeros((d, d))
+    for prompt, size in zip(tokens, real, strict=True):
+        for i, e in enumerate(prompt):
+            total += np.outer(e, e) / (b if i < size else b * (n - size))
+    return total
+
+
+def metric(tokens: np.ndarray, real: list[int]) -> np.ndarray:
+    """Nine parts the second moment of everyday prompts, one part the identity, of mean eigenvalue 1."""
+    where = moment(tokens, real)
+    return 0.9 * where / np.linalg.eigvalsh(where).mean() + 0.1 * np.eye(len(where))

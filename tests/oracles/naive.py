@@ -20,3 +20,9 @@ def loss(
 ) -> float:
     """|ε'(c_e) - ε(c_t)|² + λ |ε'(c_n) - ε(c_n)|²."""
     return mean_square(student_erased, base_target) + weight * mean_square(student_neutral, base_neutral)
+
+
+def past(target: np.ndarray, concept: np.ndarray, eta: float) -> np.ndarray:
+    """The released goal e_t - η (e_p - e_t), entry by entry."""
+    flat = [t - eta * (p - t) for t, p in zip(target.ravel().tolist(), concept.ravel().tolist(), strict=True)]
+    return np.array(flat).reshape(target.shape)

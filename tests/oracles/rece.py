@@ -29,12 +29,12 @@ def edit(old, c, g, a, p, b, ridge) -> np.ndarray:  # noqa: ANN001
     return top @ np.linalg.inv(bottom)
 
 
-def released(old, first, c, g, p, limit, rounds, ridge, keep) -> list[np.ndarray]:  # noqa: ANN001
-    """Rounds of adversary and edit, each from the weights that the last one left, started from UCE's."""
+def released(old, first, c, g, p, limit, rounds, ridge, keep, erase=1.0) -> list[np.ndarray]:  # noqa: ANN001
+    """Rounds of adversary and edit, each from the weights that the last one left, started from UCE's; all of them, whatever comes back."""
     now = first
     for _ in range(rounds):
         z = adversary(now, old, c, limit)
-        now = [edit(w, z, g, np.ones(len(z)), p, np.full(len(p), keep), ridge) for w in now]
+        now = [edit(w, z, g, np.full(len(z), erase), p, np.full(len(p), keep), ridge) for w in now]
     return now
 
 

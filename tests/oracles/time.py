@@ -16,18 +16,18 @@ def common(source: list[int], target: list[int]) -> list[tuple[int, int]]:
 
 
 def released(source: list[str], target: list[str], n: int) -> list[int]:
-    """Rows of a prompt in `n` places, start and end included, as the released code walks; the target has all of the source's words."""
-    here, there = ["<", *source, ">"], ["<", *target, ">"]
-    places, at = [], -1
+    """Rows of a prompt in `n` places, start and end included, as the released code walks; the target has all of the source's words.
+
+    "an" counts as "a" in both prompts. Each word takes the next equal one; after the end everything takes what follows, at most the
+    last place.
+    """
+    here, there = (["a" if word == "an" else word for word in ["<", *text, ">"]] for text in (source, target))
+    places: list[int] = []
     for word in here:
-        at += 1
-        while not (there[at] == word or (word == "an" and there[at] == "a")):
-            at += 1
-        places.append(at)
-    while len(places) < n:
-        at += 1
-        places.append(min(at, n - 1))
-    return places
+        start = places[-1] + 1 if places else 0
+        places.append(there.index(word, start))  # a ValueError where the released code runs off the end
+    follow = range(places[-1] + 1, n)
+    return [*places, *follow, *[n - 1] * n][:n]
 
 
 def solution(old, c, g, w, p, b, ridge) -> np.ndarray:  # noqa: ANN001

@@ -55,4 +55,5 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     shapes, header = read_header(path)
     with safe_open(path, "pt") as f:
-        return {k: f.get_tensor(k) for k in shapes}, header
+        # copied: a mapped file's tensors lie where its header ends, and BLAS may add in another order there than in aligned memory
+        return {k: f.get_tensor(k).clone() for k in shapes}, header

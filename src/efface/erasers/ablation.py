@@ -5,14 +5,14 @@ Idea:    Make the pictures of the concept c* those of an anchor c. The KL diverg
              L = | e_θ(x_t, c*, t) - e(x_t, c, t) |²,  x_t = √ᾱ x + √(1-ᾱ) ε,  x a picture of the anchor
          "model" as written; "noise" has ε in the place of e; "reverse", the KL the other way, has pictures x of the concept.
 Names:   anchor c = the target, or "" (where a style is said of a thing, the thing); prior = λ; drawn = train_size, anchor images.
-Differs: The anchor's prediction is the frozen model's; in the released code it is that of the model in training, which drifts
+Differs: The anchor's prediction is the frozen model's; the released one is that of the model in training, which drifts
          (`teacher="live"`). The prior keeps this prediction for the anchor, "" and the preserved concepts; the released prior has ε in
-         its place, and the anchor alone. Gradients pass the start row's key and value by, as released: it is in every prompt. `drawn`
-         pictures with new noise serve where the paper draws a thousand. No size words and crops (the released ones are in one
-         prompt of the two), no weight decay, no clipping; lr is the released one times its batch and GPUs. With
-         "text.embeddings" just the rows of the concept's own words learn, those that the target does not say (the released
-         selection decays every row and cannot be saved). A memorised picture: name its caption, give the picture in `pictures`. The
-         paper trains on pictures of paraphrases, which must be searched for copies; preset "memorised" unlearns the copy that is there.
+         its place, and the anchor alone. The released loss sums over the C latent channels, its prior means: its weight 1 is 1/C here,
+         in the presets 0.25. Released pictures are 1000 of some 200 anchor prompts, by DPM-Solver, flipped and resized with size words;
+         ours `drawn` by DDIM of a few phrases. No decay, no clipping; lr is the released one times its batch and GPUs, twice with a
+         prior. As released, no gradient passes the start row's key and value. Of "text.embeddings" just rows of the concept's own words
+         learn (the released code decays all and cannot save). A memorised picture: name its caption, give it in `pictures`. The paper
+         trains on pictures of paraphrases, searched for copies; preset "memorised" unlearns the copy that is there.
 Cost:    A minute for Moji on two cores, half of it for the pictures; minutes on a GPU for Stable Diffusion.
 """
 
@@ -31,6 +31,7 @@ from efface.core.errors import UsageError
 from efface.core.log import Log
 from efface.core.params import param
 from efface.core.pictures import read_pictures
+from efface.core.prompts import ConceptPrompts, kept_prompts
 from efface.core.train import Tuner
 from efface.erasers.base import Eraser
 from efface.erasers.parts.embeddings import WordTuner, own_words
@@ -64,10 +65,10 @@ class ConceptAblation(Eraser):
     needs: ClassVar = frozenset({"drawing"})
     cost: ClassVar = "a minute on Moji, minutes on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "object": {"steps": 100, "lr": 3.2e-5, "guidance": 6.0, "drawn": 200},
+        "object": {"steps": 100, "lr": 3.2e-5, "guidance": 6.0, "drawn": 200, "prior": 0.25},
         "style": {"steps": 100, "lr": 1.6e-5, "guidance": 6.0, "drawn": 200, "prior": 0.0},
         "memorised": {
-            "objective": "reverse", "where": "unet", "lr": 4e-6, "batch": 4, "steps": 400, "guidance": 6.0, "phrases": False,
+            "objective": "reverse", "where": "unet", "lr": 4e-6, "batch": 4, "steps": 400, "guidance": 6.0, "prior": 0.25, "phrases": False,
         },
         "released": {
             "teacher": "live", "steps": 100, "lr": 1.6e-5, "guidance": 6.0, "drawn": 1000, "prior": 0.0, "phrases": False,
@@ -87,30 +88,29 @@ class ConceptAblation(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Delta | LowRank:
-        words = self.where == "text.embeddings"
-        tuner = WordTuner(base, own_words(base, erase), lr=self.lr, rng=rng) if words else self.tuner(base, rng)
+        embeddings = self.where == "text.embeddings"  # what learns
+        tuner = WordTuner(base, own_words(base, erase), lr=self.lr, rng=rng) if embeddings else self.tuner(base, rng)
         student, teacher = tuner.student, tuner.student if self.teacher == "live" else base
-        pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        said, aims = map(list, zip(*pairs, strict=True))
-        kept = list(dict.fromkeys([*aims, *(text for c in preserve for text, _ in c.pairs(self.phrases)), ""]))
-        targets, stays = base.embed(aims), base.embed(kept)
-        of_what = said if self.objective == "reverse" else aims
-        shown, of = self.given(base, of_what) if self.pictures else self.draw(base, of_what, rng)
+        prompts = ConceptPrompts.of(erase, self.phrases)
+        kept = list(dict.fromkeys([*prompts.targets, *kept_prompts(preserve, self.phrases), ""]))
+        anchors, kept_cond = base.embed(prompts.targets), base.embed(kept)
+        drawn = prompts.prompts if self.objective == "reverse" else prompts.targets
+        shown, of = self.given(base, drawn) if self.pictures else self.draw(base, drawn, rng)
         still, which = self.draw(base, kept, rng) if self.prior else (shown, of)
         # by the time it goes on, the folder may hold other pictures
         log.recipe = f"{self.recipe(base, erase, preserve)} {shown.double().sum():.6f}"
         for _ in log.steps(tuner, self.steps):
             x, t, noise, i = self.noised(base, shown, rng)
             with torch.no_grad():
-                goal = noise if self.objective == "noise" else teacher.predict(x, t, targets[of[i]])
-            asked = student.embed([said[k] for k in of[i]], grad=words)  # anew, where the words are what learns
-            loss = (student.predict(x, t, asked) - goal).square().mean()
+                goal = noise if self.objective == "noise" else teacher.predict(x, t, anchors[of[i]])
+            cond = student.embed([prompts.prompts[k] for k in of[i]], grad=embeddings)
+            loss = (student.predict(x, t, cond) - goal).square().mean()
             if self.prior:
                 x, t, noise, i = self.noised(base, still, rng)
                 with torch.no_grad():
-                    goal = noise if self.teacher == "live" else base.predict(x, t, stays[which[i]])
-                asked = student.embed([kept[k] for k in which[i]], grad=words)
-                loss = loss + self.prior * (student.predict(x, t, asked) - goal).square().mean()
+                    goal = noise if self.teacher == "live" else base.predict(x, t, kept_cond[which[i]])
+                cond = student.embed([kept[k] for k in which[i]], grad=embeddings)
+                loss = loss + self.prior * (student.predict(x, t, cond) - goal).square().mean()
             tuner.step(loss)
             log.loss(loss.detach())
         return tuner.edit()

@@ -7,14 +7,14 @@ Idea:    Three stages. Words beside a concept carry it too: one map makes them r
              L_i = Σ_l |A_l(x_t)[S] ∘ M|²,   min_W* Σ_i Σ_j |W* e_ij - (W' + ΔW_i) e_ij|² + λ2 Σ_j |W* p_j - W p_j|²
 Names:   refine_prior = λ1, fuse_prior = λ2, focus = concept-focal sampling ξ(t), words = S; target = mapping concept.
 Differs: One map serves all layers, one factorisation the whole fusion; what comes out is stored exactly. A concept weighs as much as one
-         prompt however often it is pairs, its padding as one row; λ is in units of the second moment of all concepts; the prior is the
+         prompt however often it is paired, its padding as one row; λ is in units of the second moment of all concepts; the prior is the
          preserved concepts, "" and everyday words, where the paper has captions of COCO. The loss is a mean square over each layer's
          heads and places, masks are shares of a place. Pictures stay latents: the released code normalises them by ImageNet's mean.
          Masks come from the model's own attention, where the paper runs Grounded-SAM; S are the concept's words, as in the paper.
-         Preset "released" is the later code as far as this form allows: S with end and padding, norms that are not squared, its rate
-         and batch, its square of λ1, which switches stage 1's prior off; captions and weight decay are not there.
-         Picture i is `images`, with seed i, of "a tiger", then of its other names, then of "a picture of a tiger" and so on, in turn:
-         files of masks are of these.
+         Preset "released" is the later code as far as this form allows: S with end and padding (there only padding that is the end
+         token), norms not squared, batch, the rate of celebrities and artists (others 1e-5), its square of λ1, which switches stage 1's
+         prior off. Left out: captions, DPM-Solver++, decay, clipping at 1, and objects' λ |W* - W'|² in the place of fusion's prior.
+         Files of masks: picture i is `images`, with seed i, of "a tiger", its other names, "a picture of a tiger" and so on, in turn.
 Cost:    A few seconds a concept on Moji; on Stable Diffusion a minute on a GPU, most of it for its pictures.
 """
 
@@ -36,12 +36,13 @@ from efface.core.hooks import BoundBranch
 from efface.core.linalg import fuse
 from efface.core.log import Log
 from efface.core.params import param
+from efface.core.prompts import ConceptPrompts, everyday_prompts
 from efface.core.rows import keep_rows, row_metric
 from efface.core.train import Learner
 from efface.erasers.base import Eraser
 from efface.erasers.parts.lora import added, lora
 from efface.erasers.parts.masks import read_masks
-from efface.erasers.parts.prompt_pairs import PromptPairs, everyday_prompts, moment, prompt_pairs, refine
+from efface.erasers.parts.prompt_pairs import PromptPairs, moment, prompt_pairs, refine
 
 MASKS = "where pictures show the concept: attention, a folder of masks, or a CLIPSeg model's folder or Hub id"
 
@@ -92,9 +93,9 @@ class MACE(Eraser):
         pairs = [prompt_pairs(base, c) for c in erase]
         grams = [moment(t.prompts) for t in pairs]
         kept = sum((moment(prompt_pairs(base, c).prompts) for c in preserve), moment(base.embed([""])))
-        words = everyday_prompts(base, self.everyday, erase)
+        everyday = base.embed(everyday_prompts(base, self.everyday, ConceptPrompts.of(erase, templates=False)))
         unit = torch.stack([g.trace() for g in grams]).sum() / len(kept)
-        prior = unit * row_metric(*keep_rows(words.cpu(), "content"))
+        prior = unit * row_metric(*keep_rows(everyday.cpu(), "content"))
         left, right = refine(pairs, kept, self.refine_prior * prior)
         if not self.steps:
             left = torch.zeros_like(left)
@@ -106,8 +107,7 @@ class MACE(Eraser):
             i, done = divmod(step, self.steps)
             if not done:
                 losses = self.losses(base, refined, erase[i], pairs[i], loras[i], Generator().manual_seed(seeds[i]))
-            loss = next(losses)
-            loras[i].step(loss)
+            loras[i].step(loss := next(losses))
             log.loss(loss.detach())
         learnt = [{k: (m.leaves[f"{k}/up"].detach(), m.leaves[f"{k}/down"].detach()) for k in weights} for m in loras]
         return LowRank(fuse(weights, left, right, learnt, grams, kept + self.fuse_prior * prior))
@@ -119,15 +119,15 @@ class MACE(Eraser):
         student = refined.fork(())
         student.branches = (*refined.branches, BoundBranch(lambda cond: added(lora.leaves), 1.0, ""))
         x0, places = self.draw(base, concept, pairs, rng)
-        said = pairs.own | pairs.ends if self.words == "ends" else pairs.own
+        own = pairs.own | pairs.ends if self.words == "ends" else pairs.own
         levels = focal(len(base.alphas_cumprod)) if self.focus else torch.ones(len(base.alphas_cumprod))
         while True:
             picked = torch.randint(len(x0), (self.batch,), generator=rng)
-            spoken = torch.randint(len(said), (self.batch,), generator=rng)
+            prompt = torch.randint(len(own), (self.batch,), generator=rng)
             t = torch.multinomial(levels, self.batch, replacement=True, generator=rng).to(x0.device)
             x = base.add_noise(x0[picked], t, torch.randn(x0[picked].shape, generator=rng).to(x0))
-            with recorded(student, said[spoken]) as maps:
-                student.predict(x, t, pairs.prompts[spoken])
+            with recorded(student, own[prompt]) as maps:
+                student.predict(x, t, pairs.prompts[prompt])
             yield attention_loss(maps, places[picked], base.latent_shape[1:], self.loss == "square")
 
     @torch.no_grad()

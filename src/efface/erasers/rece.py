@@ -5,15 +5,14 @@ Idea:    After a UCE edit, find the rows that bring the concept back through the
              c' = argmin_z Σ_l |W_l' z - W_l c|² + λ_r |z|²
          Every W_l' = W_l T, so c' = (λ_r I + Tᵀ S T)⁻¹ Tᵀ S c with S = Σ_l W_lᵀ W_l: a loop over d x d matrices, one T at the end.
          As λ_r falls, c' becomes T⁻¹ c: the adversary inverts the edit, and λ_r says how long its rows may be.
-Names:   limit = λ_r (`lamb` of close_regzero), rounds = epochs; ridge = λ, erase_scale = a, preserve_scale = b as in UCE.
+Names:   limit = λ_r (`regular_scale`), rounds = epochs; ridge = λ (`lamb`), erase_scale = a, preserve_scale = b as in UCE.
 Differs: Each round solves UCE's problem anew for the concept and all adversarial rows found so far, always against the original
          weights. The released code edits the edited weights again: one round can undo the last, and what shall stay is kept
          as the last round left it. Ours attacks the rows that UCE moves, with UCE's weights, not all 77. λ_r is in units of the
          mean eigenvalue of S: at 0.01 adversarial rows are about as long as text rows (Moji). The released code keeps the round whose
-         pictures a detector likes best; ours stops when the adversary goes less than `enough` of the way from the target back
-         to the concept, seen through all projections. Presets are the released loop over edited weights, started from UCE's
-         preset "2023": "released" for what is broad (nudity: λ_r 0.1, three rounds), "released-narrow" for a style or an object
-         (λ_r 0.001, one round).
+         pictures a detector likes best; ours stops when the adversary goes less than `enough` of the way from the target back to
+         the concept, seen through all projections. Presets are the released loop, all its rounds, from UCE's preset "2023": "released"
+         for what is broad (nudity: λ_r 0.1, three rounds, "" kept once a concept), "released-narrow" for a style (λ_r 0.001, one round).
 Cost:    No images, no sampling: UCE's, and a d x d solve or two for each round.
 """
 
@@ -32,6 +31,7 @@ from efface.core.edit import TextMap
 from efface.core.linalg import gram, text_map
 from efface.core.log import Log
 from efface.core.params import param
+from efface.core.prompts import ConceptPrompts, everyday_prompts, kept_prompts
 from efface.core.rows import keep_rows, pair_rows, row_metric
 from efface.erasers.base import Eraser
 from efface.erasers.uce import UCE
@@ -47,13 +47,14 @@ class RECE(Eraser):
         "projections", "λ_r in units of the mean eigenvalue of Σ WᵀW, or as it is"
     )
     enough: float = param(
-        0.5, "no further round once at most this share of the concept comes back", at_least=0, at_most=1
+        0.5, "no further round once at most this share of the concept comes back; 0 never stops", at_least=0, at_most=1
     )
     anchor: Literal["original", "edited"] = param(
         "original", "solve each round for all rows against the original weights, or for the new rows against the edited"
     )
     erase_scale: float = param(1.0, "a, weight of an erased concept", above=0)
     preserve_scale: float = param(1.0, "b, weight of a preserved concept", at_least=0)
+    empty: Literal["once", "each"] = param("once", 'how often "" is kept: once, or once for each prompt to erase')
     ridge: float = param(0.1, "λ of a round: as UCE's, or as it is where the anchor is the edited weights", above=0)
     phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
 
@@ -63,36 +64,36 @@ class RECE(Eraser):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         name: {
             "rounds": rounds, "limit": limit, "limit_unit": "absolute", "enough": 0.0, "anchor": "edited", "preserve_scale": 0.1,
-            "phrases": False,
+            "empty": empty, "phrases": False,
         }
-        for name, rounds, limit in (("released", 3, 0.1), ("released-narrow", 1, 1e-3))
+        for name, rounds, limit, empty in (("released", 3, 0.1, "each"), ("released-narrow", 1, 1e-3, "once"))
     }  # fmt: skip
 
     @override
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> TextMap:
-        pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        kept = [*(text for c in preserve for text, _ in c.pairs(self.phrases)), ""]
-        words, n = base.embed([text for pair in pairs for text in pair] + kept).cpu(), 2 * len(pairs)
+        prompts = ConceptPrompts.of(erase, self.phrases)
+        embedded = prompts.embed(base)
+        erased, targets = embedded.prompts.cpu(), embedded.targets.cpu()
+        kept = base.embed([*kept_prompts(preserve, self.phrases), ""]).cpu()
         s = seen(base)
         limit = self.limit * (float(s.trace()) / len(s) if self.limit_unit == "projections" else 1.0)
         if self.anchor == "edited":
-            t = self.onward(words[:n:2], words[1:n:2], words[n:], s, limit)
+            t = self.onward(erased, targets, kept, s, limit)
         else:
-            leads = base.embed([text for c in erase for text in c.leads(self.phrases, things=True)]).mask.sum(1) - 2
-            everyday = base.embed(base.everyday(UCE().everyday, [text for pair in pairs for text in pair])).cpu()
-            t = self.anew(words[:n:2], words[1:n:2], words[n:], s, limit, leads.tolist(), everyday)
+            everyday = base.embed(everyday_prompts(base, UCE().everyday, prompts)).cpu()
+            t = self.anew(erased, targets, kept, s, limit, embedded.prefix_lengths.tolist(), everyday)
         eye = torch.eye(len(t), dtype=t.dtype)
         return TextMap(left=t - eye, right=eye)
 
     def anew(
-        self, erased: Cond, targets: Cond, kept: Cond, s: Tensor, limit: float, leads: list[int], everyday: Cond
+        self, erased: Cond, targets: Cond, kept: Cond, s: Tensor, limit: float, prefixes: list[int], everyday: Cond
     ) -> Tensor:
         """T (d d) of one objective over the concept's rows and every adversarial row found, against the original weights."""
-        paired = [pair_rows(erased[[i]], targets[[i]], "content", lead) for i, lead in enumerate(leads)]
+        paired = [pair_rows(erased[[i]], targets[[i]], "content", n) for i, n in enumerate(prefixes)]
         c, g, a = (torch.cat(parts).double() for parts in zip(*paired, strict=True))
-        rows, b = keep_rows(kept, "content")
+        rows, b = keep_rows(self.repeated(kept, len(erased)), "content")
         a, k = self.erase_scale * a, gram(rows, self.preserve_scale * b)
         ridge = self.ridge * float(k.trace() + (a * c.square().sum(1)).sum()) / len(k)
         metric = row_metric(*keep_rows(everyday, "content"))
@@ -101,7 +102,7 @@ class RECE(Eraser):
         t = whole(text_map(c, g, a, k, ridge, metric))
         for _ in range(self.rounds):
             z = adversary(t, s, own[0], limit)
-            if share(t, s, z, *own) <= self.enough:
+            if self.enough and share(t, s, z, *own) <= self.enough:
                 break
             c, g, a = torch.cat([c, z]), torch.cat([g, own[1]]), torch.cat([a, own[2]])
             t = whole(text_map(c, g, a, k, ridge, metric))
@@ -111,14 +112,18 @@ class RECE(Eraser):
         """T (d d) of the released loop: every row, each round an edit of the edited weights, W <- W T_round."""
         first = UCE(**{**UCE.presets["2023"], "erase_scale": self.erase_scale}).solve(erased, targets, kept)
         t = whole((first.left.double(), first.right.double()))
-        c, g, p = (cond.tokens.flatten(0, 1).double() for cond in (erased, targets, kept))
+        c, g, p = (cond.tokens.flatten(0, 1).double() for cond in (erased, targets, self.repeated(kept, len(erased))))
         a, k = torch.full_like(c[:, 0], self.erase_scale), gram(p, torch.full_like(p[:, 0], self.preserve_scale))
         for _ in range(self.rounds):
             z = adversary(t, s, c, limit)
-            if share(t, s, z, c, g, a) <= self.enough:
+            if self.enough and share(t, s, z, c, g, a) <= self.enough:
                 break
             t = t @ whole(text_map(z, g, a, k, self.ridge))
         return t
+
+    def repeated(self, kept: Cond, erased: int) -> Cond:
+        """What stays, with "", its last, as often as `empty` says."""
+        return kept[[*range(len(kept)), *[-1] * (erased - 1) * (self.empty == "each")]]
 
 
 def seen(base: Denoiser) -> Float[Tensor, "d d"]:

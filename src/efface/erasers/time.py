@@ -7,7 +7,8 @@ Idea:    Choose each cross-attention projection W so that row i of a source prom
 Names:   source = the concept, destination = its target; ridge = λ (`lamb`); preserve_scale = b; alignment = a.
 Differs: a is the longest common subsequence of the two prompts. The released one looks forward for each word and crashes where the
          destination lacks one ("tiger" to "cat"); ours gives words without a partner to those in their place, last to last, or,
-         where there are none, to what comes next, so that an empty target is the end of "". Words before a concept stay. The paper
+         where there are none, to what comes next, so that an empty target is the end of "". In both "an" is "a". Words before a
+         concept stay. The paper
          protects nothing: its "" drifts, which enters every picture; ours keeps "" and the preserved concepts. Padding weighs as
          one row, or dozens of near-copies outweigh the word; λ is in units of the rows' mean eigenvalue, so that one value suits
          every text encoder. Concepts are also said in a few plain phrases. Preset "released" has the released alignment (with our
@@ -30,6 +31,7 @@ from efface.core.edit import TextMap
 from efface.core.linalg import gram, text_map
 from efface.core.log import Log
 from efface.core.params import param
+from efface.core.prompts import ConceptPrompts, kept_prompts
 from efface.core.rows import keep_rows
 from efface.erasers.base import Eraser
 
@@ -63,33 +65,30 @@ class TIME(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> TextMap:
-        pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        kept = ["", *(text for c in preserve for text, _ in c.pairs(self.phrases))]
-        words = base.embed([text for pair in pairs for text in pair] + kept).cpu()
-        leads = base.embed([text for c in erase for text in c.leads(self.phrases, things=True)]).mask.sum(1) - 2
+        embedded = ConceptPrompts.of(erase, self.phrases).embed(base)
+        sources, targets = embedded.prompts.cpu(), embedded.targets.cpu()
         an, a = base.embed(["an", "a"]).ids[:, 1].tolist()
-        parts = [self.rows(words[[2 * i]], words[[2 * i + 1]], lead, (an, a)) for i, lead in enumerate(leads.tolist())]
+        prefixes = enumerate(embedded.prefix_lengths.tolist())
+        parts = [self.rows(sources[[i]], targets[[i]], prefix, (an, a)) for i, prefix in prefixes]
         c, g, weights = (torch.cat(part) for part in zip(*parts, strict=True))
-        rows, row_weights = keep_rows(words[2 * len(pairs) :], "content")
+        rows, row_weights = keep_rows(base.embed(["", *kept_prompts(preserve, self.phrases)]).cpu(), "content")
         protected = gram(rows, self.preserve_scale * row_weights)
         unit = 1.0
         if self.ridge_unit == "rows":
             unit = (protected.trace() + (weights * c.double().square().sum(1)).sum()) / c.shape[1]
         return TextMap(*text_map(c, g, weights, protected, float(self.ridge * unit)))
 
-    def rows(self, source: Cond, target: Cond, lead: int, an_a: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    def rows(self, source: Cond, target: Cond, prefix: int, an_a: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Every row of one prompt, the rows they shall read as, and their weights: (n d), (n d), (n)."""
         c, n, end = source.tokens[0], source.tokens.shape[1], int(source.mask.sum()) - 1
         said, goal = (p.ids[0, 1 : int(p.mask.sum()) - 1].tolist() for p in (source, target))
-        if self.alignment == "subsequence":  # an article is one word in two forms
-            said, goal = ([an_a[1] if word == an_a[0] else word for word in text] for text in (said, goal))
-            inner = subsequence(said, goal)
-        else:
-            inner = forward(said, goal, an_a)
+        # an article is one word in two forms
+        said, goal = ([an_a[1] if word == an_a[0] else word for word in text] for text in (said, goal))
+        inner = subsequence(said, goal) if self.alignment == "subsequence" else forward(said, goal)
         # end to end, then padding to padding, as far as there is any
         after = [min(len(goal) + 1 + k, n - 1) for k in range(n - end)]
         aims = target.tokens[0][[0, *inner, *after]]
-        aims[1 : lead + 1] = c[1 : lead + 1]
+        aims[1 : prefix + 1] = c[1 : prefix + 1]
         weights = torch.ones(n, dtype=torch.float64)
         if self.padding == "one":
             weights[end + 1 :] = 1 / max(1, n - 1 - end)
@@ -123,11 +122,11 @@ def subsequence(source: Sequence[int], target: Sequence[int]) -> list[int]:
     return places[:m]
 
 
-def forward(source: Sequence[int], target: Sequence[int], an_a: tuple[int, int]) -> list[int]:
-    """The released alignment: each word reads as the next equal one, "an" also as "a"; without one, as the last word."""
+def forward(source: Sequence[int], target: Sequence[int]) -> list[int]:
+    """The released alignment: each word reads as the next equal one; without one, as the last word."""
     places, at = [], 0
     for word in source:
-        found = [j for j in range(at, len(target)) if target[j] == word or (word, target[j]) == an_a]
+        found = [j for j in range(at, len(target)) if target[j] == word]
         at = found[0] + 1 if found else at
         places.append(at if found else max(len(target), 1))
     return places

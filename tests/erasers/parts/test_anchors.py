@@ -40,7 +40,8 @@ def test_a_pool_is_the_empty_prompt_what_is_kept_and_frequent_words(base: Denois
     assert len(texts) == 12
     torch.testing.assert_close(pool, base.embed(texts).tokens)
     close = torch.cosine_similarity(said[0, :1].flatten(1), pool.flatten(1))
-    assert nearest[0].tolist() == close.argsort(descending=True).tolist()
+    assert sorted(nearest[0].tolist()) == list(range(12))
+    assert close[nearest[0]].diff().max() < 1e-6  # nearest first, as far as float32 tells cosines apart
     few = anchor_pool(base, [TIGER], [Concept("lion")], said, 5, 3)[1]
     assert few[0].tolist() == nearest[0, :3].tolist()
 

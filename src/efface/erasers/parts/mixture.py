@@ -24,7 +24,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The closed form, ready for any β. `rest` is what `text_map` takes after rows, targets and the parts' weights."""
+    """The closed form, ready for any β. `system` is what `text_map` takes after rows and targets: weights, what stays, λ, its metric."""
 
     parts: Sequence[Part]
     system: tuple[Tensor, Tensor, float, Tensor | None]
@@ -36,7 +36,10 @@ class Mixture:
         return TextMap(*text_map(c, c + torch.cat(steps), *self.system))
 
     def of_outputs(self, base: Denoiser, betas: Float[Tensor, "rounds concepts k"]) -> Delta:
-        """Each projection makes o + Σ_k β_k (|o| u_k / |u_k| - o) of a prompt, o and u_k what it made of c and a_k the round before."""
+        """Each projection makes v - Σ_k β_k o of a prompt, with v = o, then v <- v + β_k |v| u_k / |u_k| for each k in turn (as released).
+
+        o and u_k are what it made of c and a_k the round before.
+        """
         y = gain(torch.cat([p.rows for p in self.parts]), *self.system)
         deltas = {}
         for name, w in base.params("xattn.kv").items():
@@ -48,9 +51,11 @@ class Mixture:
 
 
 def _towards(part: Part, beta: Float[Tensor, "k"], w: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
-    """Σ_k β_k (|o| u_k / |u_k| - o) over the rows that differ; norms are over all of them at once."""
+    """By how much a prompt's outputs move, v - Σ_k β_k o - o, over the rows that differ; norms are over all of them at once."""
     step, differ = torch.zeros(len(part.rows), len(w), dtype=w.dtype), (part.others != part.rows).any(0).any(1)
-    o, u = part.rows[differ].double() @ w.T, part.others[:, differ].double() @ w.T
-    scaled = u * (o.norm() / u.norm(dim=(1, 2), keepdim=True))
-    step[differ] = torch.einsum("k,knm->nm", beta, scaled - o)
+    o, others = part.rows[differ].double() @ w.T, part.others[:, differ].double() @ w.T
+    v = o
+    for b, u in zip(beta, others, strict=True):
+        v = v + b * (v.norm() / u.norm()) * u
+    step[differ] = v - beta.sum() * o - o
     return step
