@@ -2,14 +2,16 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
-from torch import Tensor
 
 from efface.core.log import Log
+
+if TYPE_CHECKING:  # a bar is made before it is known whether there is anything to do
+    from torch import Tensor
 
 
 class Rate(ProgressColumn):
@@ -22,33 +24,38 @@ class Rate(ProgressColumn):
 
 
 class BarLog(Log):
-    """A Log that draws."""
+    """A Log that draws, from its first stage on."""
 
-    def __init__(self, progress: Progress, checkpoint: Path | None) -> None:
-        super().__init__(checkpoint)
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
         self.progress, self.task = progress, None
 
     def stage(self, name: str, total: int) -> Callable[[int], None]:
         """Begin a bar; stages follow one another."""
+        self.progress.start()
         self.task = task = self.progress.add_task(name, total=total, loss="")
         return lambda n: self.progress.update(task, advance=n)
 
-    def loss(self, value: Tensor) -> None:
+    def loss(self, value: "Tensor") -> None:
         """Show the loss beside the bar."""
         if self.task is not None:
             self.progress.update(self.task, loss=f"loss {value.item():.4f}")
 
 
 @contextlib.contextmanager
-def bar(console: Console, checkpoint: Path | None = None) -> Iterator[BarLog]:
+def bar(console: Console) -> Iterator[BarLog]:
     """A log that draws on `console` while the block runs."""
-    columns = (
+    progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         Rate(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[loss]}"),
+        console=console,
     )
-    with Progress(*columns, console=console, transient=False) as progress:
-        yield BarLog(progress, checkpoint)
+    try:
+        yield BarLog(progress)
+    finally:
+        if progress.live.is_started:
+            progress.stop()

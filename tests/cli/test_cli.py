@@ -1,5 +1,7 @@
 """Every command as a user types it: files, sentences, exit codes. On Moji unless said; sizes are the smallest that mean something."""
 
+import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -128,6 +130,7 @@ def test_evaluate_writes_a_report_and_its_store_is_kept_in_order(capsys, tiger: 
     assert code == 0, errors
     assert "unedited" in out
     page = (Path("out") / "report.html").read_text()
+    assert json.loads((Path("out") / "run.json").read_text())["concept"]["target"] == "cat"  # what the edit was told
     assert "data:image/png;base64," in page
     rows = (Path("out") / "scores.jsonl").read_text().splitlines()
     assert sum('"score": "top1"' in row for row in rows) == 2 * len(erasing(["tiger"], "smoke").cells)
@@ -180,6 +183,7 @@ def test_lists(capsys):
     assert code == 0
     assert "unlearncanvas" in out
     code, out, _ = run(capsys, "benchmarks", "celebrities")
+    out = " ".join(out.split())  # lines are as long as the terminal is wide
     assert "3750 of the unedited model" in out
     assert "yours, --judge concept=DETECTOR" in out
     assert "humpbacked" in out  # the negative prompt
@@ -193,6 +197,13 @@ def test_lists(capsys):
         (["erase", "tiger", "--to", "Tiger"], 2, "its own target"),
         (["erase", "tiger", "--preserve", "lion,tiger"], 2, "both erased and preserved"),
         (["erase", "tiger", "--preserve", "@none.txt"], 2, "no such file"),
+        (["erase", "beer", "--preserve", "alcohol"], 2, "'beer' is both erased and preserved"),
+        (["erase", "@none.txt"], 2, "no such file 'none.txt'"),
+        (["erase", "tiger", "--preserve", "lion;rose"], 2, "expected names separated by commas"),
+        (["generate", "a tiger", "--guidance", "nan"], 2, "--guidance: expected a finite number, got nan"),
+        (["generate", "a tiger", "-o", "p.jpg"], 2, "ends in .png"),
+        (["generate", "a tiger", "--key", "k.safetensors"], 2, "--key: expected an edit"),
+        (["show", "x" * 300], 1, "File name too long"),
         (["erase", "tiger", "--ridgee", "1"], 2, "unknown hyper-parameter 'ridgee'; did you mean 'ridge'"),
         (["erase", "tiger", "--ridge", "much"], 2, "expected float, got 'much'"),
         (["erase", "tiger", "--ridge", "0"], 2, "expected above 0"),
@@ -293,13 +304,63 @@ def test_an_edit_for_another_base_is_refused(capsys, tiger: Path):
     from dataclasses import replace
 
     edit = load_edit(tiger)
-    edit.stamped(replace(edit.header, base="0" * 16)).save("other.safetensors")
+    edit.stamped(replace(edit.header, base="0" * 16, signature="")).save("other.safetensors")
     words = ["generate", "a tiger", "--edit", "other.safetensors", "-n", "1", "--steps", "1"]
     code, _, errors = run(capsys, *words)
     assert code == 2
     assert "made for base 0000000000000000" in errors
     code, _, errors = run(capsys, *words, "--any-base")
     assert code == 0, errors
+
+
+def pasted(out: str) -> list[str]:
+    """The words of the command that an output names to be run next."""
+    (line,) = [line for line in out.splitlines() if line.startswith("Next: ")]
+    first, *words = shlex.split(line.removeprefix("Next: "))
+    assert first == "efface"
+    return words
+
+
+def test_the_next_command_can_be_pasted_and_run(capsys, folder: Path):
+    from efface.models import HERE
+
+    (folder / "my models").mkdir()
+    (folder / "my models" / "moji").symlink_to(HERE / "moji")
+    words = ["erase", "noto", "--kind", "style", "--model", "my models/moji", "-o", "no noto.safetensors"]
+    code, out, errors = run(capsys, *words)
+    assert code == 0, errors
+    said = pasted(out)
+    assert said == [
+        "generate", "a picture in noto style", "--edit", "no noto.safetensors", "--compare", "--model", "my models/moji",
+    ]  # fmt: skip
+    code, out, errors = run(capsys, *said, "-n", "1", "--steps", "1")
+    assert code == 0, errors
+    assert "unedited above edited" in out
+    for command in ("methods", "benchmarks"):
+        code, out, _ = run(capsys, command)
+        assert run(capsys, *pasted(out))[0] == code == 0
+
+
+def test_groups_are_preserved_by_their_members(capsys):
+    code, out, errors = run(capsys, "erase", "owl", "--preserve", "alcohol,tiger", "-o", "owl.safetensors")
+    assert code == 0, errors
+    assert {"beer", "wine", "tiger"} <= set(load_edit("owl.safetensors").header.preserve)
+    assert "alcohol" not in load_edit("owl.safetensors").header.preserve
+    assert pasted(out)[1] == "an owl"
+
+
+def test_an_edit_without_a_recipe_is_applied(capsys, tiger: Path):
+    from efface.core.edit import Header
+
+    load_edit(tiger).stamped(Header("")).save("bare.safetensors")
+    code, _, errors = run(capsys, "generate", "a tiger", "--edit", "bare.safetensors", "-n", "1", "--steps", "1")
+    assert code == 0, errors
+    code, out, errors = run(capsys, "bake", "bare.safetensors", "-o", "baked")
+    assert code == 0, errors
+    assert "moji without the edit's concepts" in out
+    code, _, errors = run(capsys, "evaluate", "bare.safetensors")
+    assert code == 2
+    assert "does not say what it erases" in errors
 
 
 def test_interrupted_training_continues(capsys, monkeypatch: pytest.MonkeyPatch):

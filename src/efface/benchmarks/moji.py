@@ -18,11 +18,13 @@ from efface.models import HERE
 
 SIZES = {  # pictures of what is erased, of it by other words, of each other concept, and how many others are asked for
     "smoke": {"pictures": 4, "said": 2, "others": 2, "near": 2, "far": 2},
+    "demo": {"pictures": 12, "said": 6, "others": 3, "near": 3, "far": 3},
     "quick": {"pictures": 12, "said": 6, "others": 3, "near": 4, "far": 5},
     "full": {"pictures": 48, "said": 24, "others": 6, "near": 8, "far": 12},
 }
 TASKS = {
     "smoke": ("tiger",),
+    "demo": ("tiger",),
     "quick": ("tiger", "rose", "noto", "santa", "alcohol", "tiger+noto", "many-5", "many-25", "sequence"),
     "full": (
         "tiger", "rose", "bus", "guitar", "banana", "noto", "blob", "santa", "robot", "alcohol", "tiger+noto", "rose+blob",

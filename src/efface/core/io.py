@@ -12,10 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from efface.core.errors import EffaceError, UsageError
 from efface.core.files import replace_file, replace_folder
-
-KEY = "efface"  # the metadata entry that holds an edit's header
+from efface.core.header import KEY, read_header
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -55,25 +53,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UsageError: no such file, a pickle, or a safetensors file that is not efface's.
         EffaceError: the file is damaged.
     """
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; give the path of a .safetensors file that efface wrote")
-    try:
-        with safe_open(path, "pt") as f:
-            # copied: a mapped file's tensors lie where its header ends, and BLAS may add in another order there than in aligned memory
-            metadata, tensors = f.metadata() or {}, {k: f.get_tensor(k).clone() for k in f.keys()}  # noqa: SIM118
-        header = json.loads(metadata.get(KEY, "{}"))
-    except (SafetensorError, ValueError) as error:
-        with path.open("rb") as f:  # only now: a header of 128 bytes starts like a pickle
-            start = f.read(2)
-        if start == b"PK" or start[:1] == b"\x80":
-            raise UsageError(
-                f"{path}: this is a pickle (.pt, .ckpt, .bin), which can run code; efface reads safetensors only"
-            ) from None
-        raise EffaceError(f"{path}: damaged or no safetensors file ({error}); copy or make it again") from error
-    if not isinstance(header, dict):
-        raise EffaceError(f"{path}: damaged (its header is no table); copy or make it again")
-    if KEY not in metadata:
-        raise UsageError(
-            f"{path}: a safetensors file, but not an edit of efface (no {KEY!r} header); give one `efface erase` wrote"
-        )
-    return tensors, header
+    shapes, header = read_header(path)
+    with safe_open(path, "pt") as f:
+        # copied: a mapped file's tensors lie where its header ends, and BLAS may add in another order there than in aligned memory
+        return {k: f.get_tensor(k).clone() for k in shapes}, header

@@ -2,22 +2,21 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from torch import Tensor
-
-from efface.core.io import read_tensors, write_tensors
+if TYPE_CHECKING:  # a log is made before there is anything to train: torch is imported when there is
+    from torch import Tensor
 
 
 @runtime_checkable
 class Resumable(Protocol):
     """What learns, and can be saved and continued bit for bit."""
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> "dict[str, Tensor]":
         """Everything a killed run needs to go on."""
         ...
 
-    def restore(self, flat: Mapping[str, Tensor]) -> None:
+    def restore(self, flat: "Mapping[str, Tensor]") -> None:
         """The inverse of `state`."""
         ...
 
@@ -38,11 +37,13 @@ class Log:
         """Begin a stage of `total` units; the returned function reports finished ones."""
         return lambda n: None
 
-    def loss(self, value: Tensor) -> None:
+    def loss(self, value: "Tensor") -> None:
         """Note the loss of a step."""
 
     def steps(self, learners: Resumable | Sequence[Resumable], total: int, every: int = 25) -> Iterator[int]:
         """Count training steps, continuing a checkpoint of the same recipe and keeping one every `every` steps."""
+        from efface.core.io import write_tensors
+
         several = list(learners) if isinstance(learners, Sequence) else [learners]
         start = self._resume(several)
         advance = self.stage("training", total)
@@ -57,6 +58,8 @@ class Log:
             self.checkpoint.unlink(missing_ok=True)
 
     def _resume(self, learners: Sequence[Resumable]) -> int:
+        from efface.core.io import read_tensors
+
         if not self.checkpoint or not self.checkpoint.exists():
             return 0
         tensors, header = read_tensors(self.checkpoint)

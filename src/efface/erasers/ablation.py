@@ -41,7 +41,7 @@ PICTURES = "folder with the concept's own pictures, a memorised one say, for obj
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptAblation(Eraser):
-    """Fine-tune the denoiser, or the concept's words, to mean an anchor."""
+    """Fine-tune the denoiser, or a concept's words, to an anchor."""
 
     objective: Literal["model", "noise", "reverse"] = param(
         "model", "aim at the anchor's prediction or at the noise on its pictures, or at its prediction on the concept's"

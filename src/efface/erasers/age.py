@@ -39,7 +39,7 @@ Where = Literal["xattn", "xattn.kv", "noxattn", "selfattn", "unet", "xattn.layer
 
 @dataclass(frozen=True, kw_only=True)
 class AGE(Eraser):
-    """Erase a concept towards the words of a vocabulary that a search finds, and keep those."""
+    """Erase towards words that a search finds, and keep those."""
 
     where: Where = param(
         "xattn", "weights that learn: xattn for names and styles, noxattn for what no word must bring back"

@@ -43,7 +43,7 @@ Where = Literal["xattn", "xattn.kv", "noxattn", "selfattn", "unet", "xattn.layer
 
 @dataclass(frozen=True, kw_only=True)
 class AP(Eraser):
-    """Erase a concept; search a vocabulary for the words that this hurts most, and keep those."""
+    """Erase a concept, and keep the words that this hurts most."""
 
     where: Where = param(
         "xattn", "weights that learn: xattn for names and styles, noxattn for what no word must bring back"

@@ -46,7 +46,7 @@ from efface.erasers.parts.lipschitz import of_sites
 
 @dataclass(frozen=True, kw_only=True)
 class CPE(Eraser):
-    """Gates that open for a concept's tokens, trained on keys and values alone; fifty concepts in one small file."""
+    """Train adapters that open for a concept's tokens alone."""
 
     steps: int = param(100, "training steps of a stage", at_least=0)
     opening: int = param(4, "stages that the first erasing lasts", at_least=1)

@@ -40,7 +40,7 @@ from efface.erasers.uce import UCE
 
 @dataclass(frozen=True, kw_only=True)
 class Debias(Eraser):
-    """Give pictures of a concept attributes in the shares that are asked for."""
+    """Give a concept attributes in the shares that are asked for."""
 
     attributes: str = param("", "what pictures shall show, separated by commas; none is the target, unmeasured")
     ratios: str = param("", "their shares, separated by commas, in any unit; none is equal shares")

@@ -42,7 +42,7 @@ from efface.erasers.base import Eraser
 
 @dataclass(frozen=True, kw_only=True)
 class KPOP(Eraser):
-    """Hide concepts; a key, kept in a file of its own, brings them back."""
+    """Hide concepts; a key in a file of its own brings them back."""
 
     where: Literal["xattn", "xattn.kv", "noxattn", "unet"] = param("xattn", "weights that learn to hide")
     rows: int = param(4, "length of a key, in rows of text", at_least=1)

@@ -49,7 +49,7 @@ MASKS = "where pictures show the concept: attention, a folder of masks, or a CLI
 
 @dataclass(frozen=True, kw_only=True)
 class MACE(Eraser):
-    """Refine the words beside each concept, unlearn attention to its own, fuse many concepts in closed form."""
+    """Refine words, unlearn attention, fuse many concepts."""
 
     steps: int = param(15, "training steps of each concept's LoRA; 0 leaves the model alone", at_least=0)
     lr: float = param(1e-2, "Adam's learning rate", above=0)

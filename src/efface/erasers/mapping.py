@@ -36,7 +36,7 @@ from efface.erasers.base import Eraser
 
 @dataclass(frozen=True, kw_only=True)
 class TextMapping(Eraser):
-    """Fine-tune the text encoder to read the concept as its target."""
+    """Fine-tune the text encoder to read a concept as its target."""
 
     where: Literal["text", "text.layers", "text.embeddings"] = param(
         "text.layers", "weights that learn: all, the layers' matrices, or what each token stands for"

@@ -35,7 +35,7 @@ from efface.erasers.base import Eraser
 
 @dataclass(frozen=True, kw_only=True)
 class Naive(Eraser):
-    """Fine-tune the denoiser to draw the target instead, and what is preserved as before."""
+    """Fine-tune the denoiser to draw the target instead."""
 
     where: Literal["xattn", "xattn.kv", "noxattn", "unet"] = param("xattn", "weights that learn")
     preserve_scale: float = param(1.0, 'λ, weight of the preserved concepts and ""', at_least=0)

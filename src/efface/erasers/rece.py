@@ -39,7 +39,7 @@ from efface.erasers.uce import UCE
 
 @dataclass(frozen=True, kw_only=True)
 class RECE(Eraser):
-    """Erase a concept and, round after round, the rows that would bring it back."""
+    """UCE, then rounds against the rows that bring a concept back."""
 
     rounds: int = param(3, "adversarial rounds after UCE's edit, at most; 0 is UCE", at_least=0)
     limit: float = param(0.01, "λ_r, pull of an adversarial row towards 0", above=0)

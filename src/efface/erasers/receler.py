@@ -41,7 +41,7 @@ from efface.erasers.base import Eraser
 
 @dataclass(frozen=True, kw_only=True)
 class Receler(Eraser):
-    """Train nets beside the cross-attentions to erase a concept, whatever stands in the padding of its prompts."""
+    """Train adapters that erase despite adversarial padding."""
 
     width: int = param(128, "hidden units of each net", at_least=1)
     eta: float = param(1.0, "η, how far past the unconditional prediction the concept is pushed", at_least=0)

@@ -31,7 +31,7 @@ from efface.erasers.base import Eraser
 
 @dataclass(frozen=True, kw_only=True)
 class SLD(Eraser):
-    """Steer pictures away from concepts while they are sampled; the defaults are the paper's "medium"."""
+    """Steer sampling away from concepts; default: "medium"."""
 
     scale: float = param(1000.0, "s_S, how soon the push is full where prompt and concept differ", at_least=0)
     threshold: float = param(0.01, "λ, push only where the prompt's noise is less than this above the concept's")

@@ -41,7 +41,7 @@ from efface.erasers.base import Eraser
 
 @dataclass(frozen=True, kw_only=True)
 class SPM(Eraser):
-    """Train a membrane of rank 1 for each concept at every layer of the transformers, and a gate that opens it."""
+    """Train a rank-1 adapter for each concept, opened by the prompt."""
 
     eta: float = param(1.5, "η, how far past the unconditional prediction the concept is pushed", at_least=0)
     anchoring: float = param(3.0, "λ, weight of the anchors' predictions, which shall stay", at_least=0)

@@ -44,7 +44,7 @@ RELEASED_2023 = {
 
 @dataclass(frozen=True, kw_only=True)
 class UCE(Eraser):
-    """Erase to a target or to nothing, many concepts at once, in closed form."""
+    """Erase concepts to a target or to nothing, in closed form."""
 
     erase_scale: float = param(1.0, "a, weight of an erased concept", above=0)
     preserve_scale: float = param(

@@ -1,39 +1,56 @@
-"""The models that ship with efface, and how a name becomes something diffusers can load."""
+"""The models that ship with efface, and how a name is resolved to what diffusers can load."""
 
 import json
 import re
 from pathlib import Path
 
-from efface.core.errors import UsageError
+from efface.core.errors import UsageError, nearest
 
 HERE = Path(__file__).parent
 SHIPPED = ("moji",)
-FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # one file is no diffusers pipeline
+FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # a single file is not a diffusers pipeline
 
 
 def resolve(name: str) -> str:
     """A shipped model's folder, a local folder, or a Hub id (`owner/name`), as diffusers takes it.
 
     Raises:
-        UsageError: neither of them, or a folder that holds no diffusers pipeline.
+        UsageError: neither of them, or a folder that is not a text-to-image pipeline.
     """
     if name in SHIPPED:
         return str(HERE / name)
     folder = Path(name)
     if folder.is_dir():
-        index = folder / "model_index.json"
-        if not index.is_file():
-            raise UsageError(
-                f"model: {name!r} holds no model_index.json, so it is no diffusers pipeline; give the pipeline's folder"
-            )
-        kind = json.loads(index.read_text()).get("_class_name", "")
+        kind = _pipeline(folder)
         if kind != "StableDiffusionPipeline":
             raise UsageError(
                 f"model: expected a text-to-image StableDiffusionPipeline, got {kind!r} in {name!r}; give another model"
             )
         return name
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith((".", "/")) and folder.suffix not in FILES:
+    hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith((".", "/")) and folder.suffix not in FILES
+    if hub_id:
+        beside = sorted(str(index.parent) for index in folder.parent.glob("*/model_index.json"))
+        if beside:  # pipelines lie where this one should: the name is mistyped, and no Hub id
+            raise UsageError(f"model: no folder {name!r}; {nearest(name, beside)}")
         return name
     raise UsageError(
         f"model: {name!r} is no folder and no Hub id; give {', '.join(SHIPPED)}, a diffusers folder, or owner/name"
     )
+
+
+def _pipeline(folder: Path) -> object:
+    """The class that a folder names in its model_index.json."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise UsageError(
+            f"model: {str(folder)!r} holds no model_index.json, so it is not a diffusers pipeline; give the pipeline's folder"
+        )
+    try:
+        said = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"model: {str(index)!r} is damaged ({error}); copy the pipeline's folder again") from error
+    if not isinstance(said, dict):
+        raise UsageError(
+            f"model: expected a table in {str(index)!r}, got another value; copy the pipeline's folder again"
+        )
+    return said.get("_class_name", "")

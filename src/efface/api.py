@@ -1,0 +1,899 @@
+"""What the command line, the studio and a notebook share: one function for each command, with values in and values out.
+
+Nothing here prints, and what a user can mend is a UsageError or an EffaceError. Long work takes a `Log` and is split in two: a
+`Plan` or a `Sweep` is checked in a moment, without torch, and `erase` or `bench` carries it out.
+"""
+
+import csv
+import dataclasses
+import json
+import math
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from efface.core.concept import Concept, article
+from efface.core.errors import UsageError
+from efface.core.files import read_text, writable, write_text
+from efface.core.header import read_header
+from efface.core.log import Log
+
+if TYPE_CHECKING:  # these import torch, which takes seconds: a list or a wrong argument is answered before
+    from efface.benchmarks.spec import Benchmark
+    from efface.core.denoiser import Denoiser
+    from efface.core.edit import Edit, Header
+    from efface.core.export import Exported
+    from efface.metrics.rates import Rate
+
+MOJI = "moji"
+COLUMNS = ("concept", "name", "prompt")  # of a CSV file that lists concepts
+COST = {"": "none", "words": "seconds", "drawing": "minutes"}  # of a fit, by what the method needs
+
+
+# -- words, concepts, models ---------------------------------------------------------------------------------------
+
+
+def listed(text: str, flag: str) -> list[str]:
+    """A list as users write it: separated by commas, with "quotes" around a name that has one, or @FILE.
+
+    A file has one name a line, or is a CSV or TSV file with a column "concept", "name" or "prompt"; empty lines and lines that start
+    with # are left out.
+
+    Raises:
+        UsageError: no such file, a file without names or without such a column, other separators, or a quote that is not closed.
+    """
+    if text.startswith("@"):
+        return _read_list(Path(text[1:]), flag)
+    if ";" in text:
+        raise UsageError(f"{flag}: expected names separated by commas, got {text!r}; write a,b,c or give @FILE")
+    try:
+        rows = list(csv.reader([text], skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise UsageError(f"{flag}: expected names separated by commas, got {text!r} ({error}); mend it") from error
+    return [name.strip() for row in rows for name in row if name.strip()]
+
+
+def _read_list(path: Path, flag: str) -> list[str]:
+    if not path.is_file():
+        raise UsageError(f"{flag}: no such file {str(path)!r}; give @FILE with one name a line")
+    lines = [line for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]
+    if path.suffix.lower() in (".csv", ".tsv"):
+        rows = list(csv.DictReader(lines, delimiter="," if path.suffix.lower() == ".csv" else "\t"))
+        has = list(rows[0]) if rows else []
+        column = next((name for name in COLUMNS if name in has), None)
+        if column is None:
+            raise UsageError(
+                f"{flag}: expected a column {', '.join(map(repr, COLUMNS))} in {str(path)!r}, got {has}; rename the column"
+            )
+        lines = [row[column] or "" for row in rows]
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise UsageError(f"{flag}: expected names in {str(path)!r}, got none; write one a line")
+    return names
+
+
+def concepts(names: Iterable[str], model: str = MOJI, *, to: str = "", kind: str = "") -> tuple[Concept, ...]:
+    """Concepts by their names; on Moji a group such as "alcohol" stands for its members, each with its kind.
+
+    Raises:
+        UsageError: an empty name, a name that is its own target, or no such kind.
+    """
+    from efface.benchmarks import moji
+
+    found = []
+    for name in names:
+        try:
+            members = moji.members(name) if model == MOJI else [name]
+            kinds = [moji.kind(member) if model == MOJI else "object" for member in members]
+        except UsageError:  # a word that Moji does not draw can be erased all the same
+            members, kinds = [name], ["object"]
+        found += [Concept(m, to, kind=cast(Any, kind or known)) for m, known in zip(members, kinds, strict=True)]
+    return tuple(found)
+
+
+def prompt(concept: Concept) -> str:
+    """A prompt that asks for a concept: "an owl", "a picture in noto style", "a picture of Ada Lovelace"."""
+    if concept.kind == "style":
+        return f"a picture in {concept.name} style"
+    return f"a picture of {concept.name}" if concept.kind == "person" else article(concept.name)
+
+
+def load(model: str = MOJI, device: str = "cpu") -> "Denoiser":
+    """The model, without the progress bars of diffusers and transformers.
+
+    Raises:
+        UsageError: no such model or device.
+        EffaceError: it is damaged.
+    """
+    import diffusers
+    import transformers
+
+    from efface.core import denoiser
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+    return denoiser.load(model, device=device)
+
+
+# -- edits ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A fit that is checked and not begun: `plan` makes one, `erase` carries it out."""
+
+    method: str
+    settings: Mapping[str, Any]  # what differs from the defaults of the method or preset
+    erase: tuple[Concept, ...]
+    preserve: tuple[Concept, ...]
+    output: Path
+    model: str = MOJI
+    device: str = "cpu"
+    seed: int = 0
+
+    @property
+    def command(self) -> str:
+        """The command line that does the same."""
+        first = self.erase[0]
+        usual = all(concepts([c.name], self.model)[0].kind == c.kind for c in self.erase)
+        said: dict[str, Any] = {
+            "method": self.method, "to": first.target, "kind": "" if usual else first.kind,
+            "preserve": ",".join(_quoted(c.name) for c in self.preserve), **self.settings,
+            "model": self.model if self.model != MOJI else "", "device": self.device if self.device != "cpu" else "",
+            "seed": self.seed or "",
+        }  # fmt: skip
+        flags = [word for k, v in said.items() if v != "" for word in (f"--{k.replace('_', '-')}", str(v))]
+        return command("erase", *(_quoted(c.name) for c in self.erase), *flags, "-o", str(self.output))
+
+
+def plan(
+    names: Sequence[str],
+    *,
+    method: str = "uce",
+    flags: Mapping[str, str] | None = None,
+    to: str = "",
+    preserve: str = "",
+    output: Path = Path("edit.safetensors"),
+    model: str = MOJI,
+    device: str = "cpu",
+    kind: str = "",
+    seed: int = 0,
+) -> Plan:
+    """Check the arguments of a fit; nothing is loaded.
+
+    Args:
+        names: of concepts or of Moji's groups, or lists of them (see `listed`).
+        method: a method or preset, as `methods` lists them.
+        flags: texts of its hyper-parameters.
+        to: the target; "" is the unconditional prompt.
+        preserve: a list (see `listed`).
+        output: file of the edit.
+        model: as `load` takes it.
+        device: as torch calls it.
+        kind: of the erased concepts; "": as Moji knows it, else object.
+        seed: of everything random in the method.
+
+    Raises:
+        UsageError: an argument is wrong.
+    """
+    from efface.core.params import check, parse
+    from efface.erasers import declarations, settings
+    from efface.models import resolve
+
+    if output.suffix != ".safetensors":
+        raise UsageError(
+            f"--output: expected a file name that ends in .safetensors, got {str(output)!r}; give such a name"
+        )
+    own, preset = settings(method)
+    declared = declarations(own)
+    given = {name: parse(declared, name, text) for name, text in (flags or {}).items()}
+    check(declared(**{**preset, **given}))
+    kept = listed(preserve, "--preserve")
+    if kept and not declared.keeps:
+        raise UsageError(f"--preserve: {method} takes no list of concepts to preserve, got {preserve!r}; leave it out")
+    named = [name for word in names for name in (listed(word, "erase") or [word])]
+    erased = concepts(named, model, to=to, kind=kind)
+    resolve(model)
+    return Plan(
+        method, given, erased, tuple(dict.fromkeys(concepts(kept, model))), output, model, device=device, seed=seed
+    )
+
+
+def erase(plan: Plan, log: Log | None = None, base: "Denoiser | None" = None) -> "Edit":
+    """Fit an edit and save it; training that was interrupted continues from the checkpoint beside its file.
+
+    Args:
+        plan: what to do.
+        log: where progress goes.
+        base: the model, where it is loaded already.
+
+    Raises:
+        UsageError: the method refuses the concepts, or the model cannot be loaded.
+        EffaceError: the file cannot be written.
+    """
+    from efface.erasers import make
+
+    writable(plan.output)
+    eraser, log = make(plan.method, **plan.settings, seed=plan.seed), log or Log()
+    base = base or load(plan.model, plan.device)
+    log.checkpoint = plan.output.with_name(f".{plan.output.name}.training")
+    edit = eraser.fit(base, plan.erase, plan.preserve, log=log, model=plan.model)
+    log.checkpoint = None
+    edit.save(plan.output)
+    return edit
+
+
+def edits(paths: Mapping[str, Path], keys: Sequence[Path] = (), *, both: bool = False) -> "dict[str, Edit]":
+    """Edits by label; each key unlocks its edit, which `both` puts beside the locked one as "LABEL+key".
+
+    Raises:
+        UsageError: no such file, no edit, or a key that is for none of these edits.
+        EffaceError: a file is damaged.
+    """
+    from efface.core.edit import Keyed, Stack, flat, load_edit
+    from efface.core.key import load_key
+
+    found = {label: load_edit(path) for label, path in paths.items()}
+    locks = {one.lock: label for label, whole in found.items() for one in flat(whole) if isinstance(one, Keyed)}
+    for path in keys:
+        key = load_key(path)
+        if key.lock not in locks:
+            got = ", ".join(locks) or "none that has a key"
+            raise UsageError(
+                f"--key {path}: made for edit {key.lock}, got {got}; give the key that was written beside the edit"
+            )
+        label = locks[key.lock]
+        unlocked = f"{label}+key" if both else label
+        found[unlocked] = cast("Keyed | Stack", found.get(unlocked, found[label])).unlocked(key)
+    return found
+
+
+def stacked(paths: Sequence[Path], keys: Sequence[Path] = ()) -> "Edit":
+    """The edit in a file, or those in several as one.
+
+    Raises:
+        UsageError: as `edits`, or edits for different models.
+        EffaceError: a file is damaged.
+    """
+    return reduce(lambda one, other: one + other, edits({str(path): path for path in paths}, keys).values())
+
+
+def generate(
+    prompt: str,
+    paths: Sequence[Path] = (),
+    *,
+    keys: Sequence[Path] = (),
+    compare: bool = False,
+    output: Path = Path("pictures.png"),
+    number: int = 8,
+    seed: int = 0,
+    steps: int = 25,
+    guidance: float = 3.0,
+    strength: float = 1.0,
+    model: str = MOJI,
+    device: str = "cpu",
+    any_base: bool = False,
+    log: Log | None = None,
+) -> int:
+    """Draw pictures at equal seeds into one PNG file: a row of the unedited model without edits or with `compare`, one with the edits.
+
+    Returns the number of rows.
+
+    Raises:
+        UsageError: an argument is wrong, or an edit is for another model.
+        EffaceError: a file is damaged or cannot be written.
+    """
+    if not math.isfinite(guidance):
+        raise UsageError(f"--guidance: expected a finite number, got {guidance}; 3 is usual on Moji, 7.5 elsewhere")
+    if output.suffix.lower() != ".png":
+        raise UsageError(f"--output: expected a file name that ends in .png, got {str(output)!r}; give such a name")
+    if keys and not paths:
+        raise UsageError("--key: expected an edit that the key unlocks, got none; give it with --edit")
+    writable(output)
+    import numpy as np
+    from PIL import Image
+
+    from efface.core.files import replace_file
+
+    edit = stacked(paths, keys) * strength if paths else None
+    base, rows, log = load(model, device), [], log or Log()
+    models = [base] if compare or edit is None else []
+    if edit is not None:
+        models.append(edit(base, any_base=any_base))
+    tick = log.stage("pictures", number * steps * len(models))
+    for drawn in models:
+        seeds = range(seed, seed + number)
+        pictures = drawn.images([prompt] * number, seeds, steps=steps, guidance=guidance, tick=tick)
+        rows.append(np.concatenate(pictures, axis=1))
+    sheet, zoom = np.concatenate(rows, axis=0), max(1, 128 // base.image_size)
+    picture = Image.fromarray(sheet.repeat(zoom, 0).repeat(zoom, 1))
+    replace_file(output, lambda part: picture.save(part, format="png"))
+    return len(rows)
+
+
+def bake(
+    paths: Sequence[Path], output: Path, *, model: str = MOJI, strength: float = 1.0, any_base: bool = False
+) -> "Header":
+    """Write a stock diffusers folder with the edits in its weights; returns their recipe.
+
+    Raises:
+        UsageError: weights cannot hold the edit, or it is for another model.
+        EffaceError: the folder cannot be written.
+    """
+    if output.suffix in (".safetensors", ".ckpt", ".pt", ".bin"):
+        raise UsageError(f"--output: expected the name of a folder, got {str(output)!r}; leave {output.suffix} out")
+    from efface.core.io import write_pipeline
+
+    edit = stacked(paths) * strength
+    pipeline = load(model).pipeline
+    edit.bake(pipeline, any_base=any_base)
+    write_pipeline(output, pipeline)
+    return edit.header
+
+
+def export(
+    paths: Sequence[Path],
+    output: Path,
+    *,
+    to: str = "diffusers",
+    rank: int | None = None,
+    model: str = MOJI,
+    strength: float = 1.0,
+    any_base: bool = False,
+) -> "Exported":
+    """Write edits as one LoRA for other tools; `core.export.export` says how.
+
+    Raises:
+        UsageError: no LoRA can hold the edit, or it is for another model.
+        EffaceError: it cannot be written.
+    """
+    from efface.core import export
+
+    return export.export(stacked(paths) * strength, load(model), output, to=to, rank=rank, any_base=any_base)
+
+
+def show(path: Path) -> dict[str, Any]:
+    """The recipe in an edit's file, and how many tensors and numbers it holds; no tensor is read.
+
+    Raises:
+        UsageError: no edit.
+        EffaceError: the file is damaged.
+    """
+    shapes, raw = read_header(path)
+    if raw.get("kind") == "Key":
+        raise UsageError(
+            f"{path}: expected an edit, got the key of one; give the edit, and this file as its key (--key)"
+        )
+    return {**raw, "tensors": len(shapes), "numbers": sum(map(math.prod, shapes.values()))}
+
+
+def show_search(path: Path, output: Path) -> str:
+    """Write a page of the words that the method's search found; returns the same as lines of text.
+
+    Raises:
+        UsageError: no edit, or its method searches for no words.
+        EffaceError: a file is damaged or cannot be written.
+    """
+    from efface.report.targets import found, targets, told
+
+    record = show(path)
+    if not found(record):
+        raise UsageError(
+            f"show: {record.get('method')} searches for no words, so there is nothing to draw; leave --output out"
+        )
+    write_text(output, targets(record))
+    return told(record)
+
+
+# -- measurements --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The result of a run or a sweep: its page, its rows of scores, the labels of its edits, its store."""
+
+    page: Path
+    rows: Sequence[Mapping[str, Any]]
+    labels: Sequence[str]
+    store: str
+
+    @property
+    def rates(self) -> "dict[str, tuple[Rate, Rate, Rate]]":
+        """Erased, neighbours kept, distant kept (ESR-1, PSR-1, PSR-1) by label, the unedited model first; empty without such a judge."""
+        from efface.metrics.rates import erased, found
+
+        if not any(row["score"] == "top1" for row in self.rows):
+            return {}
+        return {
+            "unedited" if label == "base" else label: (
+                erased(self.rows, "top1", edit=label, role="erase"),
+                found(self.rows, "top1", edit=label, role="neighbour"),
+                found(self.rows, "top1", edit=label, role="distant"),
+            )
+            for label in ("base", *self.labels)
+        }
+
+    @property
+    def failures(self) -> int:
+        """Pictures that could not be made or judged."""
+        return len({(row["edit"], row["cell"]) for row in self.rows if row["value"] is None})
+
+
+def evaluate(
+    paths: Sequence[Path],
+    *,
+    output: Path = Path("evaluation"),
+    size: str = "quick",
+    keys: Sequence[Path] = (),
+    model: str = MOJI,
+    device: str = "cpu",
+    any_base: bool = False,
+    commands: Sequence[str] = (),
+    log: Log | None = None,
+    base: "Denoiser | None" = None,
+) -> Measured:
+    """Measure edits that erase the same concepts beside the unedited Moji, and write a report.
+
+    Args:
+        paths: the edits' files.
+        output: folder of the run.
+        size: of Moji's benchmark.
+        keys: each adds the unlocked edit.
+        model: as `load` takes it.
+        device: as torch calls it.
+        any_base: measure edits that were made for other weights.
+        commands: that repeat this run.
+        log: where progress goes.
+        base: the model, where it is loaded already.
+
+    Raises:
+        UsageError: the edits erase different concepts or are for another model, or the model does not draw Moji's pictures.
+        EffaceError: a file is damaged or cannot be written.
+    """
+    from efface.benchmarks.moji import benchmark
+
+    labels = [path.stem for path in paths]
+    if taken := next((s for i, s in enumerate(labels) if s in ("base", *labels[:i])), None):
+        raise UsageError(
+            f"evaluate: expected files of different names, none of them base, got {taken!r} again; rename one"
+        )
+    for path in paths:
+        read_header(path)
+    asked = benchmark(size=size)
+    from efface.benchmarks import run
+    from efface.report.html import write_report
+
+    made = edits(dict(zip(labels, paths, strict=True)), keys, both=True)
+    erased = _erased({label: edit.header for label, edit in made.items()})
+    base = base or load(model, device)
+    if base.image_size != 64:
+        raise UsageError(
+            f"evaluate: Moji's detectors judge Moji's pictures (64 pixels), {model} draws {base.image_size}; "
+            "give Moji, or use `efface bench --benchmark NAME --model MODEL`: `efface benchmarks` lists protocols for real models"
+        )
+    for edit in made.values():
+        edit.require(base, any_base)
+    rows = run.evaluate(
+        base, made, _task(erased, size), asked, output, log=log, commands=commands, files={p.stem: str(p) for p in paths},
+    )  # fmt: skip
+    return Measured(write_report(output), rows, list(made), str(output / "store"))
+
+
+def _erased(headers: "Mapping[str, Header]") -> tuple[Concept, ...]:
+    """The concepts that all these edits erase, as the edits have them; where targets differ, the target names all of them.
+
+    Raises:
+        UsageError: an edit does not say what it erases, or they erase different concepts.
+    """
+    named: dict[str, dict[str, Concept]] = {}
+    for label, header in headers.items():
+        if not header.erase:
+            raise UsageError(
+                f"evaluate: {label} does not say what it erases (its header names no concept); give an edit that "
+                "`efface erase` or Eraser.fit made"
+            )
+        named[label] = {
+            member.name: dataclasses.replace(member, target=c.target, kind=c.kind, prompts=c.prompts)
+            for c in header.erase for member in concepts([c.name])
+        }  # fmt: skip
+    first = next(iter(named.values()))
+    if any(set(own) != set(first) for own in named.values()):
+        raise UsageError(
+            "evaluate: expected edits that erase the same concepts, got different ones; evaluate them one by one"
+        )
+    whole = []
+    for name, concept in first.items():
+        targets = list(dict.fromkeys(own[name].target for own in named.values()))
+        prompts = tuple(dict.fromkeys(said for own in named.values() for said in own[name].prompts))
+        target = " or ".join(t or "nothing" for t in targets) if len(targets) > 1 else targets[0]
+        whole.append(dataclasses.replace(concept, target=target, prompts=prompts))
+    return tuple(whole)
+
+
+def _task(erased: Sequence[Concept], size: str) -> Any:
+    """The task of Moji's benchmark for edits that erase these concepts."""
+    from efface.benchmarks.moji import erasing
+
+    return dataclasses.replace(erasing([c.name for c in erased], size), erase=tuple(erased))
+
+
+def demo(concept: str = "tiger", *, output: Path = Path("efface-demo"), log: Log | None = None) -> Measured:
+    """Erase one of Moji's concepts with two methods, measure both, write a report; the run's commands repeat it number by number.
+
+    Raises:
+        UsageError: Moji does not know the concept.
+        EffaceError: a file cannot be written.
+    """
+    from efface.benchmarks.moji import erasing
+
+    task, plans = erasing([concept], "demo"), []
+    for method in ("uce", "esd-x"):
+        kept = ",".join(map(_quoted, task.preserve)) if method == "uce" else ""
+        file = output / f"{method}.safetensors"
+        plans.append(plan([concept], method=method, to=task.erase[0].target, preserve=kept, output=file))
+    base = load()
+    for one in plans:
+        erase(one, log, base)
+    files = [one.output for one in plans]
+    commands = [
+        *(one.command for one in plans),
+        command("evaluate", *map(str, files), "--size", "demo", "-o", str(output)),
+    ]
+    return evaluate(files, output=output, size="demo", commands=commands, log=log, base=base)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Methods to compare, checked and not begun: `sweep` makes one, `bench` carries it out."""
+
+    methods: Sequence[str]
+    benchmark: "Benchmark"
+    output: Path
+    store: str
+    model: str
+    seeds: Sequence[int] = (0,)
+    size: str = ""
+    retry: bool = False
+    prompts: int | None = None
+    tasks: int | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
+    device: str = "cpu"
+
+    @property
+    def cost(self) -> str:
+        """One sentence: tasks, fits, pictures and evaluations of the denoiser."""
+        from efface.benchmarks.cost import cost, sentence
+
+        counts = cost(self.benchmark, self.prompts, tasks=self.tasks, files=self.files)
+        return sentence(counts, len(self.methods) * len(self.seeds), self.benchmark.name)
+
+
+def sweep(
+    methods: str = "uce,esd-x",
+    *,
+    benchmark: str = MOJI,
+    concepts: str = "",
+    size: str = "quick",
+    output: Path = Path("bench"),
+    store: str = "",
+    retry: bool = False,
+    seeds: str = "0",
+    prompts: int | None = None,
+    tasks: int | None = None,
+    files: Sequence[str] = (),
+    judges: Sequence[str] = (),
+    measures: str | None = None,
+    model: str = "",
+    device: str = "cpu",
+) -> Sweep:
+    """Check the arguments of a sweep; nothing is loaded.
+
+    Args:
+        methods: separated by commas, presets included.
+        benchmark: by name.
+        concepts: of Moji's benchmark, a list; "" is all that `size` has.
+        size: of Moji's benchmark.
+        output: folder for the leaderboard and the reports.
+        store: a folder or an fsspec location; "" is OUTPUT/store.
+        retry: try again what failed before.
+        seeds: of the methods' training, separated by commas.
+        prompts: at most this many of each role and concept.
+        tasks: at most this many.
+        files: the benchmark's prompts, as NAME=PATH.
+        judges: other detectors, as NAME=DETECTOR.
+        measures: instead of the benchmark's, a list; "" is none.
+        model: as `load` takes it; "" is the benchmark's own.
+        device: as torch calls it.
+
+    Raises:
+        UsageError: an argument is wrong.
+    """
+    from efface.benchmarks.prompts import located
+    from efface.erasers import settings
+    from efface.models import resolve
+
+    asked = list(dict.fromkeys(word.strip() for word in methods.split(",") if word.strip()))
+    if not asked:
+        raise UsageError("--methods: nothing given; name at least one")
+    for method in asked:
+        try:
+            settings(method)
+        except UsageError as error:
+            raise UsageError(f"--methods: {error}") from None
+    declared = _benchmark(benchmark, concepts, size, _pairs("--judge", judges), measures)
+    prompt_files = {name: located(path) for name, path in _pairs("--file", files).items()}
+    resolve(model or declared.model)
+    return Sweep(
+        asked, declared, output, store or str(output / "store"), model or declared.model, seeds=_seeds(seeds),
+        size=size if benchmark == MOJI else "", retry=retry, prompts=prompts, tasks=tasks, files=prompt_files, device=device,
+    )  # fmt: skip
+
+
+def bench(sweep: Sweep, *, commands: Sequence[str] = (), log: Log | None = None) -> Measured:
+    """Fit each method for each task, draw, judge, and write a leaderboard.
+
+    Args:
+        sweep: what to do.
+        commands: that repeat it.
+        log: where progress goes.
+
+    Raises:
+        UsageError: a judge cannot be opened, a method refuses a task, or the model cannot be loaded.
+        EffaceError: a file is damaged or cannot be written.
+    """
+    from efface.benchmarks.bench import bench as run
+    from efface.benchmarks.store import Store
+    from efface.report.html import write_report
+
+    store = Store(sweep.store)
+    if sweep.retry:
+        store.retry()
+    rows = run(
+        load(sweep.model, sweep.device), sweep.methods, sweep.benchmark, sweep.output, store=store, seeds=sweep.seeds,
+        model=sweep.model, size=sweep.size, files=sweep.files, prompts=sweep.prompts, tasks=sweep.tasks, log=log, commands=commands,
+    )  # fmt: skip
+    labels = list(dict.fromkeys(row["edit"] for row in rows if row["edit"] != "base"))
+    return Measured(write_report(sweep.output), rows, labels, sweep.store)
+
+
+def _benchmark(name: str, concepts: str, size: str, judges: Mapping[str, str], measures: str | None) -> "Benchmark":
+    """The declaration asked for, with the user's own detectors and measures."""
+    from efface.benchmarks import find, moji
+
+    if name == MOJI:
+        declared = moji.benchmark(list(dict.fromkeys(listed(concepts, "--concepts"))), size)
+    else:
+        declared = find(name)
+        if concepts:
+            raise UsageError(
+                f"--concepts: {name} has its own; leave the flag out, or thin it with --tasks and --prompts"
+            )
+    if unknown := set(judges) - set(declared.judges):
+        raise UsageError(f"--judge: {name} has no judge {min(unknown)!r}; it has {', '.join(declared.judges)}")
+    changed = {k: dataclasses.replace(j, detector=judges.get(k, j.detector)) for k, j in declared.judges.items()}
+    wanted = declared.measures if measures is None else tuple(listed(measures, "--measures"))
+    return dataclasses.replace(declared, judges=changed, measures=wanted)
+
+
+def _seeds(text: str) -> list[int]:
+    """Training seeds."""
+    numbers = listed(text, "--seeds")
+    right = numbers and all(n.isascii() and n.isdecimal() and int(n) < 2**63 for n in numbers)
+    if not right:
+        raise UsageError(
+            f"--seeds: expected numbers from 0 to 2^63 - 1 separated by commas, got {text!r}; give 0,1,2, say"
+        )
+    return list(dict.fromkeys(map(int, numbers)))
+
+
+def _pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE, once for each."""
+    for one in given:
+        if "=" not in one:
+            raise UsageError(f"{flag}: expected NAME=VALUE, got {one!r}; give such a pair")
+    return dict(one.split("=", 1) for one in given)
+
+
+def report(folder: Path, output: Path | None = None) -> Path:
+    """Write the pages of a run or a sweep again from its scores; returns the first of them.
+
+    Raises:
+        UsageError: no run or sweep, or no name for a page.
+        EffaceError: it cannot be written.
+    """
+    from efface.report.html import write_report
+
+    return write_report(folder, _page(output) if output else None)
+
+
+def compare(folders: Sequence[Path], output: Path = Path("comparison.html")) -> Path:
+    """Write a page of runs or sweeps side by side.
+
+    Raises:
+        UsageError: they cannot be compared, or no name for a page.
+        EffaceError: it cannot be written.
+    """
+    from efface.report.compare import write_comparison
+
+    return write_comparison(folders, _page(output))
+
+
+def _page(path: Path) -> Path:
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--output: expected a file name that ends in .html, got {str(path)!r}; give such a name")
+    return path
+
+
+# -- lists ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A hyper-parameter of a method."""
+
+    name: str
+    default: Any
+    meaning: str
+    choices: tuple[Any, ...]
+
+    @property
+    def flag(self) -> str:
+        """As `efface erase` takes it."""
+        return f"--{self.name.replace('_', '-')}"
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method says of itself."""
+
+    name: str
+    what: str  # one line
+    cost: str  # none, seconds or minutes on Moji
+    needs: tuple[str, ...]
+    makes: tuple[str, ...]  # kinds of edit
+    paper: str  # its docstring: paper, idea, names, what differs, cost
+    presets: Mapping[str, Mapping[str, Any]]  # by full name, such as esd-x
+    parameters: tuple[Parameter, ...]
+
+
+def methods() -> list[Method]:
+    """All methods."""
+    from efface.erasers import TABLE
+
+    return [method(name) for name in TABLE]
+
+
+def method(name: str) -> Method:
+    """A method or a preset; a preset's values are the defaults of its parameters.
+
+    Raises:
+        UsageError: no such method.
+    """
+    from efface.core.declared import docstring, value
+    from efface.core.params import choices, fields
+    from efface.erasers import TABLE, declarations, settings
+
+    own, preset = settings(name)
+    declared = declarations(own)
+    needs = value("efface.erasers.base", "NEEDS")
+    slowest = max(["", *declared.needs], key=lambda need: list(COST).index(need) if need in COST else 0)
+    return Method(
+        name, (declared.__doc__ or "").removesuffix("."), COST[slowest],
+        tuple(needs[need] for need in sorted(declared.needs)), tuple(kind.__name__ for kind in declared.makes),
+        docstring(TABLE[own].partition(":")[0]), {f"{own}-{p}": values for p, values in declared.presets.items()},
+        tuple(
+            Parameter(f.name, preset.get(f.name, f.default), f.metadata["help"], choices(f)) for f in fields(declared)
+        ),
+    )  # fmt: skip
+
+
+def models() -> list[dict[str, Any]]:
+    """The models that ship with efface: name, summary, how many concepts in how many styles, bytes."""
+    from efface.models import HERE, SHIPPED
+
+    found = []
+    for name in SHIPPED:
+        card, known = (json.loads((HERE / name / file).read_text()) for file in ("card.json", "concepts.json"))
+        size = sum(f.stat().st_size for f in (HERE / name).rglob("*") if f.is_file())
+        counts = {k: len(known[k]) for k in ("concepts", "styles")}
+        found.append({"name": name, "summary": card["summary"], **counts, "bytes": size})
+    return found
+
+
+def benchmarks() -> "dict[str, Benchmark]":
+    """All benchmarks by name."""
+    from efface.benchmarks import TABLE, find
+
+    return {name: find(name) for name in TABLE}
+
+
+def benchmark(name: str) -> dict[str, str]:
+    """What a benchmark asks, needs and costs, by heading.
+
+    Raises:
+        UsageError: no such benchmark.
+    """
+    from efface.benchmarks import find
+    from efface.benchmarks.cost import facts
+
+    return facts(find(name))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a store holds, and what was done to it."""
+
+    pictures: Mapping[tuple[str, str], int]  # by model and edit
+    failures: Mapping[tuple[str, str], int]
+    errors: Sequence[tuple[str, int]]  # the commonest
+    bytes: Mapping[str, int]  # by kind of file
+    damaged: Sequence[str] | None = None  # pictures taken out; None where they were not looked at
+    removed: int | None = None
+    saved: int | None = None
+    forgotten: int | None = None
+
+
+def runs(store: str, *, verify: bool = False, retry: bool = False, compact: bool = False, remove: str = "") -> Stored:
+    """Check, tidy or thin a store as asked, then list what it holds.
+
+    Raises:
+        UsageError: no store.
+        EffaceError: the store is damaged.
+    """
+    from efface.benchmarks.store import Store
+
+    opened = Store(store, new=False)
+    done = {
+        "damaged": opened.verify(remove=True) if verify else None,
+        "removed": opened.remove(remove) if remove else None,
+        "saved": opened.compact() if compact else None,
+        "forgotten": opened.retry() if retry else None,
+    }
+    failures = opened.failures()
+    return Stored(
+        Counter((cell["model"], cell["edit"]) for _, cell in opened.cells()),
+        Counter((f["cell"]["model"], f["cell"]["edit"]) for f in failures),
+        Counter(f["error"] for f in failures).most_common(5), opened.size(), **done,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Health:
+    """Installed versions, devices, and how fast the shipped model draws."""
+
+    threads: int
+    versions: Mapping[str, str]
+    devices: Sequence[str]
+    fingerprint: str  # Moji's
+    seconds: float  # four pictures at 25 steps
+
+
+def doctor() -> Health:
+    """Check the installation: versions, devices, and four pictures drawn with Moji."""
+    import importlib.metadata as installed
+    import time
+
+    import torch
+
+    packages = ("torch", "diffusers", "transformers", "safetensors", "numpy", "pillow")
+    cuda = [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    devices = ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
+    base, started = load(), time.perf_counter()
+    base.images(["a tiger"] * 4, range(4))
+    seconds = time.perf_counter() - started
+    versions = {name: installed.version(name) for name in packages}
+    return Health(torch.get_num_threads(), versions, devices, base.fingerprint, seconds)
+
+
+def command(*words: str) -> str:
+    """A command line that can be pasted into a shell."""
+    return shlex.join(["efface", *words])
+
+
+def _quoted(name: str) -> str:
+    """A name as an entry of a list (see `listed`)."""
+    return f'"{name}"' if "," in name else name

@@ -1,0 +1,100 @@
+"""What a class declares (docstring, fields, class variables), read from its source: importing what its methods need takes seconds.
+
+A list of methods or a mistyped flag must be answered at once, and importing torch and diffusers alone takes five seconds. Only the
+declarations of the class run here, so that nothing has to be written down twice and nothing can be out of date.
+"""
+
+import ast
+import builtins
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import efface
+
+PACKAGE = efface.__name__
+
+
+@cache
+def declared(module: str, name: str) -> type:
+    """A frozen dataclass with the declarations of class `name` of `module`, and those of its bases in efface; it has no methods."""
+    node = _defined(module, name)
+    if not isinstance(node, ast.ClassDef):
+        raise TypeError(f"{module}.{name} is no class")
+    body: list[ast.stmt] = [n for n in node.body if isinstance(n, ast.AnnAssign | ast.Assign | ast.Expr)]
+    bases = [_origin(module, base.id) for base in node.bases if isinstance(base, ast.Name)]
+    space = {"__name__": module, **_names(module, body)}
+    parents = [declared(*origin) for origin in bases if origin[0].startswith(PACKAGE)]
+    space |= {f"parent{i}": parent for i, parent in enumerate(parents)}
+    light = ast.ClassDef(name, [ast.Name(f"parent{i}", ast.Load()) for i in range(len(parents))], [], body, [])
+    exec(compile(ast.fix_missing_locations(ast.Module([light], [])), module, "exec"), space)
+    return dataclass(frozen=True, kw_only=True)(cast(type, space[name]))
+
+
+@cache
+def value(module: str, name: str) -> Any:
+    """The value of a name at the top of `module`. A class of efface or of a heavy package becomes an empty class of its name.
+
+    Raises:
+        NameError: the module does not define or import it.
+    """
+    where, original = _origin(module, name)
+    if not where.startswith(PACKAGE):
+        heavy = where.partition(".")[0] in ("torch", "diffusers", "transformers", "jaxtyping")
+        return type(original, (), {}) if heavy else getattr(importlib.import_module(where), original)
+    node = _defined(where, original)
+    if isinstance(node, ast.ClassDef):
+        return type(original, (), {})
+    if isinstance(node, ast.FunctionDef):
+        return getattr(importlib.import_module(where), original)
+    return eval(compile(ast.Expression(node), where, "eval"), _names(where, [node]))
+
+
+def docstring(module: str) -> str:
+    """The docstring of a module."""
+    return ast.get_docstring(_tree(module)) or ""
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    path = Path(efface.__file__).parent.joinpath(*module.split(".")[1:])
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(source.read_text(encoding="utf-8"))
+
+
+def _names(module: str, nodes: Iterable[ast.AST]) -> dict[str, Any]:
+    """The values of all names of the module that these nodes read."""
+    read = [n for node in nodes for n in ast.walk(node) if isinstance(n, ast.Name)]
+    own = {n.id for n in read if isinstance(n.ctx, ast.Store)}  # such as the variable of a comprehension
+    return {n: value(module, n) for n in {n.id for n in read} - own if not hasattr(builtins, n)}
+
+
+def _origin(module: str, name: str) -> tuple[str, str]:
+    """The module that a name comes from, and its name there."""
+    for node in _tree(module).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                if name == (alias.asname or alias.name):
+                    inside = node.module.startswith(PACKAGE)
+                    return _origin(node.module, alias.name) if inside else (node.module, alias.name)
+    return module, name
+
+
+def _defined(module: str, name: str) -> ast.ClassDef | ast.FunctionDef | ast.expr:
+    """The class, the function or the assigned expression that a name of the module stands for."""
+    for node in _tree(module).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return node
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            return node.value
+        if (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and node.target.id == name
+            and node.value
+        ):
+            return node.value
+    raise NameError(f"{module} defines no {name!r}")
