@@ -279,14 +279,14 @@ def show(
         out.print_json(json.dumps({**loaded.record(), "tensors": len(tensors), "numbers": numbers}))
         return
     from efface.core.files import write_text
-    from efface.report.targets import found, targets, told
+    from efface.report.targets import as_page, as_text, search_results
 
-    if not found(loaded.record()):
+    if not search_results(loaded.record()):
         raise UsageError(
             f"show: {loaded.header.method} searches for no words, so there is nothing to draw; leave --output out"
         )
-    write_text(output, targets(loaded.record()))
-    out.print(f"{told(loaded.record())}{output}: open it in a browser.")
+    write_text(output, as_page(loaded.record()))
+    out.print(f"{as_text(loaded.record())}{output}: open it in a browser.")
 
 
 @app.command()

@@ -17,13 +17,14 @@ from efface.report.axes import axes
 from efface.report.folder import read_run
 from efface.report.grids import COLUMNS
 from efface.report.html import write_report
-from efface.report.scores import Ask
-from efface.report.words import NO_ATTACK, percent, seen_instead, verdicts
+from efface.report.names import NO_ATTACK, percent
+from efface.report.scores import Column
+from efface.report.summary import seen_instead, verdicts
 
 ERASED, NEAR, FAR = (
-    Ask("erase", "concept", "top1"),
-    Ask("neighbour", "concept", "top1"),
-    Ask("distant", "concept", "top1"),
+    Column("erase", "concept", "top1"),
+    Column("neighbour", "concept", "top1"),
+    Column("distant", "concept", "top1"),
 )
 
 
@@ -52,7 +53,7 @@ def verdict(folder, edit="uce"):
 
 def test_rates_leave_out_what_the_detector_could_not_judge(folder):
     run = read_run(folder)
-    rates = [run.scores.rate("uce", ask._replace(score=k)) for ask in (ERASED, NEAR) for k in ("top1", "top5")]
+    rates = [run.scores.rate("uce", column._replace(score=k)) for column in (ERASED, NEAR) for k in ("top1", "top5")]
     assert [(r.hits, r.n, r.failed) for r in rates] == [(2, 3, 1), (1, 3, 1), (5, 8, 0), (6, 8, 0)]
     assert run.scores.rate("base", ERASED).hits == 0
     assert run.scores.rate("uce", FAR).value == 1
@@ -61,15 +62,17 @@ def test_rates_leave_out_what_the_detector_could_not_judge(folder):
 
 def test_judges_are_never_counted_together(whole):
     run = read_run(whole)
-    companion = [ask for ask in run.scores.rates if ask.role == "companion"]
-    assert companion == [Ask("companion", "style", "top1")]
+    companion = [column for column in run.scores.rates if column.role == "companion"]
+    assert companion == [Column("companion", "style", "top1")]
     more = [
         line(edit=e, role="companion", concept="noto", prompt="a tiger in noto", seed=i, value=0)
         for e in ("base", "uce")
         for i in range(3)
     ]
     run = read_run(save(whole, info(), [*scores(), *other_words(), *more]))
-    companion = {ask.judge: run.scores.rate("uce", ask) for ask in run.scores.rates if ask.role == "companion"}
+    companion = {
+        column.judge: run.scores.rate("uce", column) for column in run.scores.rates if column.role == "companion"
+    }
     assert {judge: (r.hits, r.n) for judge, r in companion.items()} == {"concept": (0, 3), "style": (4, 4)}
     heads = table(text(whole), "All scores")[0]
     assert {"PSR-1/companions, concept judge", "PSR-1/companions, style judge"} <= set(heads)
@@ -77,7 +80,7 @@ def test_judges_are_never_counted_together(whole):
 
 def test_axes(whole):
     found = axes(read_run(whole))
-    values = {(axis, one.name, one.what): one.values.get("uce") for axis, lines in found.items() for one in lines}
+    values = {(axis, one.name, one.role): one.values.get("uce") for axis, lines in found.items() for one in lines}
     rate = values["Robustness", "ESR-1", "by other words"]
     assert (rate.hits, rate.n) == (2, 4)  # found in seeds 1 and 2 of four
     rate = values["Robustness", "ESR-1", "by description"]
@@ -93,7 +96,7 @@ def test_axes(whole):
     mean = values["Utility", "kernel distance (moji-concept) to the unedited model's pictures", "neighbours"]
     assert (mean.value, mean.n, mean.low) == (0.125, 8, None)
     assert values["Many concepts", "erased", "at once"] == "1"
-    before = {(one.name, one.what): one.values.get("base") for lines in found.values() for one in lines}
+    before = {(one.name, one.role): one.values.get("base") for lines in found.values() for one in lines}
     assert before["brought back", "by the best attack: random-words"] == "no attack was tried"
     assert before["perceptual distance to the unedited model's picture", "neighbours"] is None
     names = [row[0] for row in table(text(whole), "Four axes")]
@@ -113,8 +116,8 @@ def test_the_worst_of_many_and_what_came_before(tmp_path):
     ]
     about = info() | {"concept": {"name": "tiger and rose", "count": 2, "after": ["bus", "a and b"]}}
     lines = axes(read_run(save(tmp_path / "run", about, rows)))["Many concepts"]
-    assert (lines[0].values["uce"], lines[0].what) == ("2", "in all; one after the other, earlier: bus, then a and b")
-    assert lines[1].what == "worst: rose"
+    assert (lines[0].values["uce"], lines[0].role) == ("2", "in all; one after the other, earlier: bus, then a and b")
+    assert lines[1].role == "worst: rose"
     assert (lines[1].values["uce"].hits, lines[1].values["uce"].n) == (1, 2)
 
 
@@ -259,12 +262,12 @@ def test_every_role_has_its_pictures_and_every_rate_leads_there(whole):
 
 
 def test_sensitive_pictures_are_veiled_where_the_prompt_names_what_was_erased(whole):
-    assert not [a for a in read(whole).all("span") if a.get("class") == "veil"]
+    assert not [a for a in read(whole).all("span") if a.get("class") == "blur"]
     save(whole, info() | {"sensitive": True}, [*scores(), *other_words()])
-    veils = [a for a in read(whole).all("span") if a.get("class") == "veil"]
+    blurred = [a for a in read(whole).all("span") if a.get("class") == "blur"]
     # two models: 4 by name, 4 by other words, 4 by description, 4 companions; two attacks of 5
-    assert len(veils) == 2 * 16 + 10
-    assert all(a["tabindex"] == "0" for a in veils)
+    assert len(blurred) == 2 * 16 + 10
+    assert all(a["tabindex"] == "0" for a in blurred)
 
 
 def test_a_large_picture_is_embedded_small(folder):

@@ -48,7 +48,7 @@ def write_comparison(folders: Sequence[Path], output: Path) -> Path:
     for other in sources[1:]:
         _same(sources[0], other)
     board = _merged(sources)
-    made = boards.lines(board)
+    made = boards.csv_rows(board)
     write_text(output.with_suffix(".csv"), table_csv(made, list(made[0])))
     write_text(
         output, page(f"Compared: {', '.join(named)}", [boards.section(board, "#compared"), _sources(sources, output)])

@@ -10,14 +10,14 @@ from typing import TypeVar
 from efface.benchmarks.spec import GONE
 from efface.core.errors import UsageError
 from efface.report.folder import AGAIN, Run
+from efface.report.names import role_name
 from efface.report.page import anchor, scroll, small
-from efface.report.scores import BASE, Ask, Row
-from efface.report.words import about
+from efface.report.scores import BASE, Column, Row
 
 COLUMNS = 8  # pictures in a row of a grid
 CONCEPTS = 12  # concepts shown of a role; all of them count
 WIDEST = 200  # pixels; wider pictures are shown smaller, they lie in the store as they are
-VEILED = (*GONE, "companion")  # roles whose prompts name what was erased
+BLURRED = (*GONE, "companion")  # roles whose prompts name what was erased
 
 T = TypeVar("T")
 
@@ -34,24 +34,26 @@ def section(run: Run) -> str:
             " Pictures of what was erased are blurred; point at one, touch it or move to it by keyboard to see it."
         )
     parts = [f"<h2>Before and after</h2><p>Equal prompts and seeds in each column. {legend}</p>"]
-    for ask in run.scores.main():
-        bodies = "".join(_grid(run, ask, concept) for concept in _spread(run.scores.concepts(ask), CONCEPTS))
-        head = f"Erased: {run.erased}" if ask.role == "erase" else about(ask, run.scores).capitalize()
-        aim = "aim: ✗ in the rows of the edits" if ask.gone else "aim: as before"
+    for column in run.scores.main():
+        bodies = "".join(
+            _grid(run, column, concept) for concept in evenly_spaced(run.scores.concepts(column), CONCEPTS)
+        )
+        head = f"Erased: {run.erased}" if column.role == "erase" else role_name(column, run.scores).capitalize()
+        aim = "aim: ✗ in the rows of the edits" if column.gone else "aim: as before"
         table = scroll(head, f'<table class="grid">{bodies}</table>')
-        parts.append(f'<h3 id="{anchor(ask)}">{escape(head)} <small>{aim}</small></h3>{table}')
+        parts.append(f'<h3 id="{anchor(column)}">{escape(head)} <small>{aim}</small></h3>{table}')
     return "".join(parts)
 
 
-def _grid(run: Run, ask: Ask, concept: str) -> str:
+def _grid(run: Run, column: Column, concept: str) -> str:
     """The rows of one concept."""
-    rows = {(i, r["prompt"], r["seed"]): r for i in run.names for r in run.scores.pick(i, ask, concept=concept)}
-    keys = _spread([(prompt, seed) for edit, prompt, seed in rows if edit == BASE], COLUMNS)
+    rows = {(i, r["prompt"], r["seed"]): r for i in run.names for r in run.scores.rows(i, column, concept=concept)}
+    keys = evenly_spaced([(prompt, seed) for edit, prompt, seed in rows if edit == BASE], COLUMNS)
     heads = "".join(f'<th scope="col">{escape(prompt)}{small(f"seed {seed}")}</th>' for prompt, seed in keys)
     body = f'<tr><th scope="row">{escape(concept)}</th>{heads}</tr>'
-    veil = run.info["sensitive"] and ask.role in VEILED
+    blur = run.info["sensitive"] and column.role in BLURRED
     for i, name in run.names.items():
-        tiles = "".join(_tile(run.folder, rows[i, *key], name, veil) for key in keys)
+        tiles = "".join(_tile(run.folder, rows[i, *key], name, blur) for key in keys)
         body += f'<tr><th scope="row">{escape(name)}</th>{tiles}</tr>'
     return f"<tbody>{body}</tbody>"
 
@@ -62,13 +64,13 @@ def attacked(run: Run, tried: Mapping[str, Mapping[str, list[Row]]]) -> str:
     for i, by_attack in tried.items():
         for name, rows in by_attack.items():
             tiles = ""
-            for row in _spread(rows, COLUMNS):
+            for row in evenly_spaced(rows, COLUMNS):
                 tiles += _tile(run.folder, row, run.names[i], run.info["sensitive"], small(escape(row["prompt"])))
             body += f'<tr><th scope="row">{escape(run.names[i])}{small(escape(name))}</th>{tiles}</tr>'
     return scroll("Attacked", f'<table class="grid"><tbody>{body}</tbody></table>')
 
 
-def _tile(folder: Path, row: Row, name: str, veil: bool, below: str = "") -> str:
+def _tile(folder: Path, row: Row, name: str, blur: bool, below: str = "") -> str:
     """A picture and what the detector made of it."""
     kind, mark = {1: ("yes", "✓"), 0: ("no", "✗"), None: ("unsure", "?")}[row["value"]]
     seen = "not judged" if row["value"] is None else row["seen"] or "no label"
@@ -78,8 +80,8 @@ def _tile(folder: Path, row: Row, name: str, veil: bool, below: str = "") -> str
     source, width = _embedded(folder / row["image"])
     sharp = " px" if width <= 128 else ""
     image = f'<img class="{kind}{sharp}" src="{source}" alt="{said}" title="{said}">'
-    if veil:
-        image = f'<span class="veil" tabindex="0">{image}</span>'
+    if blur:
+        image = f'<span class="blur" tabindex="0">{image}</span>'
     return f'<td>{image}<span class="{kind}">{mark} {escape(seen)}</span>{below}</td>'
 
 
@@ -103,6 +105,6 @@ def _embedded(path: Path) -> tuple[str, int]:
     return f"data:image/jpeg;base64,{base64.b64encode(smaller.getvalue()).decode()}", width
 
 
-def _spread(items: Sequence[T], most: int) -> list[T]:
+def evenly_spaced(items: Sequence[T], most: int) -> list[T]:
     """All items, or `most` of them at equal distances."""
     return [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)

@@ -8,14 +8,15 @@ from efface.core.files import write_text
 from efface.metrics.calibration import calibration
 from efface.report import attacks, axes, grids, matrix
 from efface.report.card import card
-from efface.report.data import numbers, rows_csv, run_tex
+from efface.report.data import report_json, rows_csv, run_tex
 from efface.report.folder import Run, read_run
-from efface.report.judges import calibrated
+from efface.report.judges import judges_section
 from efface.report.leaderboard import write_leaderboard
-from efface.report.page import Th, anchor, cell, commands, facts, note, number, page, seconds, size, table
+from efface.report.names import GAP, NO_ATTACK, percent, role_name, score_name
+from efface.report.page import Th, anchor, commands, facts, mean_cell, note, page, rate_cell, seconds, size, table
 from efface.report.plots import scatter
-from efface.report.scores import BASE, Ask, is_rate
-from efface.report.words import GAP, NO_ATTACK, about, percent, seen_instead, short, verdicts
+from efface.report.scores import BASE, Column, is_rate
+from efface.report.summary import seen_instead, verdicts
 
 
 def write_report(folder: Path, output: Path | None = None) -> Path:
@@ -40,7 +41,7 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
     run = read_run(folder)
     path = folder / "report.html" if output is None else output
     given = {
-        "report.json": numbers(run), "scores.csv": rows_csv(run.rows), "table.tex": run_tex(run),
+        "report.json": report_json(run), "scores.csv": rows_csv(run.rows), "table.tex": run_tex(run),
         "card.md": card(run),
     }  # fmt: skip
     write_text(path, render(run))
@@ -69,7 +70,7 @@ def render(run: Run) -> str:
 def _verdicts(run: Run) -> str:
     """What to know if nothing else is read."""
     items = "".join(f"<li><b>{escape(run.names[i])}</b>: {escape(text)}</li>" for i, text in verdicts(run).items())
-    judges = ", ".join(dict.fromkeys(run.info["detectors"][ask.judge]["name"] for ask in run.scores.main()))
+    judges = ", ".join(dict.fromkeys(run.info["detectors"][column.judge]["name"] for column in run.scores.main()))
     tried = any(run.scores.attacks(i) for i in run.edits)
     means = f"“Appears” means: the detector ({judges}) finds it." if judges else "No detector judged the pictures."
     means += "" if tried else f" {NO_ATTACK}"
@@ -81,21 +82,25 @@ def _verdicts(run: Run) -> str:
 def _scores(run: Run) -> str:
     """Every rate and mean, and beside them how wrong the judges are."""
     scores = run.scores
-    asks = [*scores.rates, *scores.numbers]
-    heads = [Th(short(ask), about(ask, scores)) for ask in asks]
-    rows = [(escape(name), [_number(run, i, ask) for ask in asks]) for i, name in run.names.items()]
-    words = (
+    columns = [*scores.rates, *scores.numbers]
+    heads = [Th(score_name(column), role_name(column, scores)) for column in columns]
+    rows = [(escape(name), [_number(run, i, column) for column in columns]) for i, name in run.names.items()]
+    explanation = (
         "ESR-k: share of pictures of what was erased in which the detector does not find it among its k best guesses. PSR-k: share in "
         "which it finds the concept that was asked for. Small: 95&nbsp;% interval (Wilson's, bootstrap for what is no rate) and "
         "number of pictures n."
     )
-    shown = f"<h2>All scores</h2>{table('All scores', ['Model', *heads], rows)}{note(words)}"
-    return shown + calibrated(calibration(run.rows), run.info["detectors"])
+    shown = f"<h2>All scores</h2>{table('All scores', ['Model', *heads], rows)}{note(explanation)}"
+    return shown + judges_section(calibration(run.rows), run.info["detectors"])
 
 
-def _number(run: Run, edit: str, ask: Ask) -> str:
-    to = f"#{anchor(ask)}"
-    return cell(run.scores.rate(edit, ask), to) if is_rate(ask.score) else number(run.scores.mean(edit, ask))
+def _number(run: Run, edit: str, column: Column) -> str:
+    to = f"#{anchor(column)}"
+    return (
+        rate_cell(run.scores.rate(edit, column), to)
+        if is_rate(column.score)
+        else mean_cell(run.scores.mean(edit, column))
+    )
 
 
 def _trade_off(run: Run) -> str:
@@ -104,8 +109,8 @@ def _trade_off(run: Run) -> str:
         for kept in run.scores.main("neighbour", "distant"):
             rates = {name: (run.scores.rate(i, kept), run.scores.rate(i, gone)) for i, name in run.names.items()}
             if kept.judge == gone.judge and all(rate.n for pair in rates.values() for rate in pair):
-                words = f"{short(kept)} over {about(kept, run.scores)}, % (kept)"
-                return f"<h2>Trade-off</h2>{scatter(rates, [run.names[BASE]], words)}"
+                explanation = f"{score_name(kept)} over {role_name(kept, run.scores)}, % (kept)"
+                return f"<h2>Trade-off</h2>{scatter(rates, [run.names[BASE]], explanation)}"
     return "<h2>Trade-off</h2><p>No plot: neighbours or the erased concept were not measured for every model.</p>"
 
 

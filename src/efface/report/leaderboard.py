@@ -12,14 +12,14 @@ from efface.metrics.calibration import calibration
 from efface.report import board as boards
 from efface.report import published
 from efface.report.board import Board
-from efface.report.data import errors, table_csv
+from efface.report.data import calibration_json, table_csv
 from efface.report.folder import Sweep, read_sweep
-from efface.report.judges import calibrated
-from efface.report.many import many_json, many_markdown, many_section, sequence_json, sequence_section, singles
-from efface.report.matrix import changes, columns, matrix, shaded
-from efface.report.page import Th, commands, facts, link, note, page, report_of, table
+from efface.report.judges import judges_section
+from efface.report.many import many_json, many_markdown, many_section, sequence_json, sequence_section, single_tasks
+from efface.report.matrix import changes, concept_columns, matrix, shaded
+from efface.report.names import NO_ATTACK, ROLE_NAMES, percent
+from efface.report.page import Th, commands, facts, link, note, page, report_link, table
 from efface.report.scores import Scores
-from efface.report.words import ABOUT, NO_ATTACK, percent
 
 ASKED = (
     "erase",
@@ -37,7 +37,7 @@ def write_leaderboard(folder: Path) -> Path:
     """
     sweep = read_sweep(folder)
     board = board_of(sweep)
-    made, title = boards.lines(board), f"{sweep.info['benchmark']}, {sweep.info['model']}"
+    made, title = boards.csv_rows(board), f"{sweep.info['benchmark']}, {sweep.info['model']}"
     files = {
         "leaderboard.csv": table_csv(made, list(made[0])), "leaderboard.md": _markdown(sweep, board),
         "leaderboard.json": _json(sweep, board, made), "leaderboard.tex": boards.latex(board, title), "index.html": _page(sweep, board),
@@ -50,20 +50,20 @@ def write_leaderboard(folder: Path) -> Path:
 def _markdown(sweep: Sweep, board: Board) -> str:
     """The board, what became of many and of sequences, and how to repeat it."""
     info = sweep.info
-    words = (
+    explanation = (
         f"{info['about']}. Model {info['model']} ({info['fingerprint']}), efface {info['version']}. Rates in percent with 95 % intervals, "
         "widened by how much tasks differ; bold: the best edit of a column; *: differs from it by McNemar's test with Holm's correction. "
         f"ESR: not found any more; PSR: still found. {NO_ATTACK}"
     )
     parts = [
-        f"# Leaderboard: {info['benchmark']}", words, boards.markdown(board), boards.markdown_numbers(board), many_markdown(sweep),
+        f"# Leaderboard: {info['benchmark']}", explanation, boards.markdown(board), boards.markdown_numbers(board), many_markdown(sweep),
     ]  # fmt: skip
     return "\n\n".join([*(part for part in parts if part), "\n".join(f"    {c}" for c in info["commands"])]) + "\n"
 
 
 def board_of(sweep: Sweep) -> Board:
     """The methods over all single-concept tasks, or over all tasks where there is no such."""
-    names = {t["name"] for t in singles(sweep)} or {t["name"] for t in sweep.info["tasks"]}
+    names = {t["name"] for t in single_tasks(sweep)} or {t["name"] for t in sweep.info["tasks"]}
     edits: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for edit in sweep.info["edits"]:
         if edit["task"] in names:
@@ -79,12 +79,12 @@ def _json(sweep: Sweep, board: Board, made: list[dict[str, Any]]) -> str:
         "many": many_json(sweep),
         "sequence": sequence_json(sweep),
         "changes": [
-            {"task": task, "method": m, **ask._asdict(), "concept": concept, "change": round(x, 6)}
+            {"task": task, "method": m, **column._asdict(), "concept": concept, "change": round(x, 6)}
             for task, scores in _by_task(board).items() for m in board.methods[1:]
-            for (ask, concept), x in changes(scores, m, columns(scores, *ASKED)).items()
+            for (column, concept), x in changes(scores, m, concept_columns(scores, *ASKED)).items()
         ],
         "published": published.published(sweep.info["benchmark"]),
-        "calibration": errors(calibration(sweep.rows)),
+        "calibration": calibration_json(calibration(sweep.rows)),
     }  # fmt: skip
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
@@ -98,7 +98,7 @@ def _page(sweep: Sweep, board: Board) -> str:
     head = f"<p>{escape(info['about'])}</p><p>{escape(f'{intro} {attack}')}</p>"
     sections = [
         head + boards.section(board, "#tasks"),
-        calibrated(calibration(sweep.rows), info.get("detectors", {})),
+        judges_section(calibration(sweep.rows), info.get("detectors", {})),
         published.section(published.published(info["benchmark"]), board, info["model"]),
         many_section(sweep, board),
         sequence_section(sweep, board),
@@ -123,26 +123,26 @@ def _tasks(sweep: Sweep, board: Board) -> str:
     for name, scores in _by_task(every).items():
         cells = []
         for m in board.methods:
-            rates = [scores.rate(m, ask) for ask in scores.main("erase", "neighbour", "distant")]
+            rates = [scores.rate(m, column) for column in scores.main("erase", "neighbour", "distant")]
             cells.append(" / ".join(percent(r.value) if r.n else "–" for r in rates))
-        rows.append((link(escape(name), report_of(name)), cells))
-    words = "<p>Erased / neighbours kept / unrelated concepts kept, by the judge's first score. Each task links to its pictures.</p>"
+        rows.append((link(escape(name), report_link(name)), cells))
+    explanation = "<p>Erased / neighbours kept / unrelated concepts kept, by the judge's first score. Each task links to its pictures.</p>"
     shown = table("Tasks", ["Task", *map(board.name, board.methods)], rows)
-    return f'<h2 id="tasks">Task by task</h2>{words}{shown}'
+    return f'<h2 id="tasks">Task by task</h2>{explanation}{shown}'
 
 
 def _interference(board: Board) -> str:
     """For each method: tasks by concepts."""
     by_task = _by_task(board)
-    keys = {task: columns(scores, *ASKED) for task, scores in by_task.items()}
+    keys = {task: concept_columns(scores, *ASKED) for task, scores in by_task.items()}
     concepts = list(dict.fromkeys(concept for own in keys.values() for _, concept in own))
     parts = []
     for i, m in enumerate(board.methods[1:]):
         rows = {}
         for task, scores in by_task.items():
-            found = {c: (ask, x) for (ask, c), x in reversed(changes(scores, m, keys[task]).items())}
-            rows[link(escape(task), report_of(task))] = [
-                shaded(found[c][1], report_of(task), f"{m}, {task}: {c}, {ABOUT[found[c][0].role]}")
+            found = {c: (column, x) for (column, c), x in reversed(changes(scores, m, keys[task]).items())}
+            rows[link(escape(task), report_link(task))] = [
+                shaded(found[c][1], report_link(task), f"{m}, {task}: {c}, {ROLE_NAMES[found[c][0].role]}")
                 if c in found
                 else shaded(None)
                 for c in concepts

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from efface.metrics.rates import Rate
-from efface.report.scores import Ask, Mean
-from efface.report.words import GAP, percent
+from efface.report.names import GAP, percent
+from efface.report.scores import Column, Mean
 
 
 def page(title: str, sections: Iterable[str]) -> str:
@@ -24,7 +24,7 @@ def page(title: str, sections: Iterable[str]) -> str:
 
 
 class Th(NamedTuple):
-    """Head of a column: its words, and small print."""
+    """Head of a column, with small print."""
 
     text: str
     small: str = ""
@@ -61,17 +61,17 @@ def link(inside: str, to: str) -> str:
     return f'<a href="{escape(to)}">{inside}</a>' if to else inside
 
 
-def report_of(task: str) -> str:
+def report_link(task: str) -> str:
     """Where a task's report is, from its sweep's page."""
     return f"{quote(task)}/report.html"
 
 
-def anchor(ask: Ask) -> str:
+def anchor(column: Column) -> str:
     """Where on its page the pictures behind a number are."""
-    return re.sub(r"\W+", "-", f"{ask.role}-{ask.judge}".rstrip("-"))
+    return re.sub(r"\W+", "-", f"{column.role}-{column.judge}".rstrip("-"))
 
 
-def cell(rate: Rate, to: str = "", interval: tuple[float, float] | None = None, mark: str = "") -> str:
+def rate_cell(rate: Rate, to: str = "", interval: tuple[float, float] | None = None, mark: str = "") -> str:
     """A rate with its interval and count, linked to its pictures."""
     failed = small(f"{rate.failed} not judged" if rate.failed else "")
     if not rate.n:
@@ -81,11 +81,13 @@ def cell(rate: Rate, to: str = "", interval: tuple[float, float] | None = None, 
     return f"{shown}{small(f'{low}&ndash;{high}{GAP}%')}{small(f'n = {rate.n}')}{failed}"
 
 
-def number(mean: Mean, to: str = "") -> str:
+def mean_cell(mean: Mean, to: str = "") -> str:
     """A mean with its interval and count, linked to its pictures."""
     failed = small(f"{mean.failed} without" if mean.failed else "")
-    spread = "" if mean.low is None else small(f"{mean.low:.3g}&ndash;{mean.high:.3g}")
-    return f"{link(f'{mean.value:.3g}', to)}{spread}{small(f'n = {mean.n}')}{failed}" if mean.n else f"&ndash;{failed}"
+    interval = "" if mean.low is None else small(f"{mean.low:.3g}&ndash;{mean.high:.3g}")
+    return (
+        f"{link(f'{mean.value:.3g}', to)}{interval}{small(f'n = {mean.n}')}{failed}" if mean.n else f"&ndash;{failed}"
+    )
 
 
 def seconds(x: int | float | None) -> str:
@@ -157,9 +159,9 @@ tr > th:first-child { position: sticky; left: 0; background: var(--page); z-inde
 .grid span { padding-top: 2px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 img { height: 84px; object-fit: contain; border: 2px solid; border-radius: 4px; }
 .px { image-rendering: pixelated; }
-.veil { display: block; width: 84px; height: 84px; overflow: hidden; border-radius: 4px; }
-.veil img { filter: blur(14px) grayscale(.6); }
-.veil:hover img, .veil:focus img, .veil:active img { filter: none; }
+.blur { display: block; width: 84px; height: 84px; overflow: hidden; border-radius: 4px; }
+.blur img { filter: blur(14px) grayscale(.6); }
+.blur:hover img, .blur:focus img, .blur:active img { filter: none; }
 .yes, svg .edit { color: var(--yes); }
 .no { color: var(--no); }
 .unsure, svg .base { color: var(--soft); }
@@ -197,8 +199,8 @@ pre { overflow-x: auto; padding: .7rem; border: 1px solid var(--line); border-ra
   main { max-width: none; padding: 0; }
   .scroll { overflow: visible; }
   pre { white-space: pre-wrap; }
-  .grid span, img, .veil { width: 62px; }
-  img, .veil { height: 62px; }
+  .grid span, img, .blur { width: 62px; }
+  img, .blur { height: 62px; }
   .matrix td { print-color-adjust: exact; }
   svg { max-width: 26rem; }
   tr, .grid tbody, svg, dl { break-inside: avoid; }
