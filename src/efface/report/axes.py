@@ -1,6 +1,6 @@
 """Four questions about an edit: is it gone, does it stay gone, what else was hurt, and how many at once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from efface.metrics.rates import Rate
 from efface.report.attacks import strongest
 from efface.report.folder import Run
 from efface.report.names import ROLE_NAMES, role_name, score_name
-from efface.report.page import anchor, mean_cell, note, rate_cell, scroll, small
+from efface.report.page import anchor, folded, mean_cell, note, parts, rate_cell, scroll, small
 from efface.report.scores import Column, Mean
 
 EFFECTIVENESS, ROBUSTNESS, UTILITY, MANY = "Effectiveness", "Robustness", "Utility", "Many concepts"
@@ -89,23 +89,33 @@ def _many(run: Run) -> list[AxisRow]:
 
 
 def section(run: Run) -> str:
-    """The axes as one table, a bar under each rate."""
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in run.names.values())
-    bodies = ""
-    for axis, lines in axes(run).items():
-        span = len(run.names) + 1
-        bodies += f'<tbody><tr><th scope="rowgroup" colspan="{span}"><b>{axis}</b>: {QUESTIONS[axis]}</th></tr>'
-        for line in lines or [AxisRow("not measured", "", {})]:
-            cells = "".join(f"<td>{_shown(line, line.values.get(i))}</td>" for i in run.names)
-            bodies += f'<tr><th scope="row">{escape(line.name)}{small(escape(line.role))}</th>{cells}</tr>'
-        bodies += "</tbody>"
-    table = f'<table class="axes"><thead><tr><th scope="col">Axis</th>{heads}</tr></thead>{bodies}</table>'
+    """The axes as one table, a bar under each rate; of many models a table for some of them at a time."""
+    found, models = axes(run), list(run.names)
+    first, *others = parts(models)
+    names = {p: f"Four axes, models {models.index(p[0]) + 1} to {models.index(p[-1]) + 1}" for p in others}
+    shown = _table(run, found, first, "Four axes") + "".join(
+        folded(names[p], _table(run, found, p, names[p])) for p in others
+    )
     explanation = (
-        "ESR: share of pictures in which the detector does not find what was erased. PSR: share in which it finds what was asked "
-        "for. Higher is better for both; a distance is better small outside of what was erased. Small: 95&nbsp;% interval, "
+        "Higher is better for ESR and PSR; a distance is better small outside of what was erased. Small: 95&nbsp;% interval, "
         "Wilson's for rates and bootstrap for distances, and number of pictures n. Each rate links to its pictures."
     )
-    return f"<h2>Four axes</h2>{scroll('Four axes', table)}{note(explanation)}"
+    return f"<h2>Four axes</h2>{shown}{note(explanation)}"
+
+
+def _table(run: Run, found: Mapping[str, list[AxisRow]], models: Sequence[str], label: str) -> str:
+    heads = "".join(f'<th scope="col">{escape(run.names[i])}</th>' for i in models)
+    bodies = ""
+    for axis, lines in found.items():
+        span = len(models) + 1
+        bodies += f'<tbody><tr><th scope="rowgroup" colspan="{span}"><b>{axis}</b>: {QUESTIONS[axis]}</th></tr>'
+        for line in lines or [AxisRow("not measured", "", {})]:
+            cells = "".join(f"<td>{_shown(line, line.values.get(i))}</td>" for i in models)
+            bodies += f'<tr><th scope="row">{escape(line.name)}{small(escape(line.role))}</th>{cells}</tr>'
+        bodies += "</tbody>"
+    return scroll(
+        label, f'<table class="axes"><thead><tr><th scope="col">Axis</th>{heads}</tr></thead>{bodies}</table>'
+    )
 
 
 def _shown(line: AxisRow, value: Rate | Mean | str | None) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 from efface.report.attacks import strongest
 from efface.report.folder import Run
-from efface.report.names import GAP, NO_ATTACK, column_title, percent
+from efface.report.names import GAP, NO_ATTACK, RATES, column_title, percent
 from efface.report.scores import Column
-from efface.report.summary import verdicts
+from efface.report.summary import details, sentences
 
 LICENCE = "# license: FILL THIS IN, such as apache-2.0; the base model's own licence binds you as well"
 
@@ -74,7 +74,8 @@ def _body(run: Run) -> str:
     info = run.info
     files = [e.get("file") or "EDIT.safetensors" for e in info["edits"]] or ["EDIT.safetensors"]
     name = files[0].rpartition("/")[2]
-    said = "\n".join(f"- **{_plain(run.names[i])}**: {_plain(text)}" for i, text in verdicts(run).items())
+    said = "\n".join(f"- {_plain(text)}" for text in sentences(run).values())
+    counts = "\n".join(f"- **{_plain(run.names[i])}**: {_plain(text)}" for i, text in details(run).items())
     columns = run.scores.main()
     head = f"| model | {' | '.join(_plain(column_title(column, run.scores)) for column in columns)} |\n|---{'|---' * len(columns)}|\n"
     lines = "\n".join(
@@ -106,7 +107,10 @@ picture = edited.images(["a picture"], seeds=[0])[0]
 
 {head}{lines}
 
-Percent with Wilson 95 % intervals.
+Percent with Wilson 95 % intervals. {RATES}
+
+{counts}
+
 Benchmark {_plain(info["benchmark"])}, task {_plain(info["task"])}, protocol {info["protocol"]}.
 Judges: {_plain(judges)}.
 

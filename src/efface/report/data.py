@@ -15,7 +15,7 @@ from efface.report.latex import tabular, tex, tex_rate
 from efface.report.matrix import changes, concept_columns
 from efface.report.names import column_title
 from efface.report.scores import BASE, Row
-from efface.report.summary import p_values, verdicts
+from efface.report.summary import details, p_values, sentences
 
 FIELDS = (
     "task", "protocol", "edit", "fit", "role", "concept", "group", "prompt", "seed", "attack", "judge", "detector", "score", "value",
@@ -55,7 +55,8 @@ def report_json(run: Run) -> str:
     found = {
         "run": {k: v for k, v in run.info.items() if k != "edits"},
         "edits": run.info["edits"],
-        "verdicts": verdicts(run),
+        "sentences": sentences(run),
+        "details": details(run),
         "rates": [
             {"edit": i, **column._asdict(), "concept": c, **rate_json(scores.rate(i, column, **({"concept": c} if c else {})))}
             for i in run.names for column in scores.rates for c in (None, *scores.concepts(column))

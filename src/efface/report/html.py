@@ -6,17 +6,30 @@ from pathlib import Path
 from efface.core.errors import UsageError
 from efface.core.files import write_text
 from efface.metrics.calibration import calibration
-from efface.report import attacks, axes, grids, matrix
+from efface.report import attacks, axes, grids, matrix, opening
 from efface.report.card import card
 from efface.report.data import report_json, rows_csv, run_tex
 from efface.report.folder import Run, read_run
 from efface.report.judges import judges_section
 from efface.report.leaderboard import write_leaderboard
-from efface.report.names import GAP, NO_ATTACK, percent, role_name, score_name
-from efface.report.page import Th, anchor, commands, facts, mean_cell, note, page, rate_cell, seconds, size, table
+from efface.report.names import DISTANCES, GAP, RATES, percent, role_name, score_name
+from efface.report.page import (
+    Th,
+    anchor,
+    commands,
+    facts,
+    mean_cell,
+    note,
+    page,
+    rate_cell,
+    seconds,
+    size,
+    small,
+    table,
+)
 from efface.report.plots import scatter
 from efface.report.scores import BASE, Column, is_rate
-from efface.report.summary import seen_instead, verdicts
+from efface.report.summary import aim, p_values, seen_instead
 
 
 def write_report(folder: Path, output: Path | None = None) -> Path:
@@ -51,46 +64,64 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
 
 
 def render(run: Run) -> str:
-    """The page."""
+    """The page: pictures and sentences, then figures and tests, then tables."""
     parts = (
-        _verdicts,
+        opening.section,
+        _terms,
+        _trade_off,
+        _tests,
+        attacks.section,
+        grids.section,
         axes.section,
         _scores,
-        grids.section,
-        _trade_off,
         matrix.section,
         _instead,
-        attacks.section,
         _cost,
         _method,
     )
     return page(run.info["title"], (part(run) for part in parts))
 
 
-def _verdicts(run: Run) -> str:
-    """What to know if nothing else is read."""
-    items = "".join(f"<li><b>{escape(run.names[i])}</b>: {escape(text)}</li>" for i, text in verdicts(run).items())
-    judges = ", ".join(dict.fromkeys(run.info["detectors"][column.judge]["name"] for column in run.scores.main()))
-    tried = any(run.scores.attacks(i) for i in run.edits)
-    means = f"“Appears” means: the detector ({judges}) finds it." if judges else "No detector judged the pictures."
-    means += "" if tried else f" {NO_ATTACK}"
-    several = " over the edits by Holm's correction" if len(run.edits) > 1 else ""
-    tests = f"“May be chance”: McNemar's exact test on pairs of equal prompt and seed{several} gives p above 0.05."
-    return f'<ul class="verdict">{items}</ul><p>{escape(means)}</p>{note(escape(tests))}'
+def _terms(run: Run) -> str:
+    """What the two rates are, before the first of them."""
+    return f"<h2>Figures and tests</h2>{note(RATES)}" if run.scores.rates else ""
+
+
+def _tests(run: Run) -> str:
+    """Which changes are more than chance."""
+    scores, columns = run.scores, run.scores.main()
+    if not columns:
+        return ""
+    p_holm, rows = p_values(scores, run.edits), []
+    for column in columns:
+        cells = []
+        for edit in run.edits:
+            (lost, won), p = scores.pairs(BASE, edit, column), p_holm[edit, column]
+            shown = f"p = {p:.2g}" if p >= 0.001 else "p &lt; 0.001"
+            cells.append(f"{f'<b>{shown}</b>' if p <= 0.05 else shown}{small(f'{won} better, {lost} worse')}")
+        rows.append((f"{escape(score_name(column))}{small(escape(role_name(column, scores)))}", cells))
+    explanation = (
+        "Pairs of equal prompt and seed that count as a success after the edit and not before (better), or the reverse (worse). "
+        "p: McNemar's exact test that both are equally likely, corrected over the edits of a row by Holm; bold: p &le; 0.05."
+    )
+    heads = ["Rate", *(run.names[i] for i in run.edits)]
+    return f"<h3>More than chance?</h3>{table('Tests', heads, rows)}{note(explanation)}"
 
 
 def _scores(run: Run) -> str:
-    """Every rate and mean, and beside them how wrong the judges are."""
-    scores = run.scores
-    columns = [*scores.rates, *scores.numbers]
-    heads = [Th(score_name(column), role_name(column, scores)) for column in columns]
-    rows = [(escape(name), [_number(run, i, column) for column in columns]) for i, name in run.names.items()]
+    """Every rate and mean, and how wrong the judges are."""
+    columns = [*run.scores.rates, *run.scores.numbers]
+    rows = [
+        (
+            f"{escape(score_name(column))}{small(escape(role_name(column, run.scores)))}",
+            [_number(run, i, column) for i in run.names],
+        )
+        for column in columns
+    ]
     explanation = (
-        "ESR-k: share of pictures of what was erased in which the detector does not find it among its k best guesses. PSR-k: share in "
-        "which it finds the concept that was asked for. Small: 95&nbsp;% interval (Wilson's, bootstrap for what is no rate) and "
-        "number of pictures n."
+        f"Small: 95&nbsp;% interval (Wilson's, bootstrap for what is no rate) and number of pictures n. {DISTANCES}"
     )
-    shown = f"<h2>All scores</h2>{table('All scores', ['Model', *heads], rows)}{note(explanation)}"
+    shown = f"<h2>All scores</h2>{table('All scores', ['Score', *run.names.values()], rows)}{note(explanation)}"
     return shown + judges_section(calibration(run.rows), run.info["detectors"])
 
 
@@ -126,7 +157,7 @@ def _instead(run: Run) -> str:
 
 
 def _cost(run: Run) -> str:
-    """What each edit took, and what it was told."""
+    """What each edit took, its settings, and what it was asked to preserve."""
     rows = []
     for edit in run.info["edits"]:
         settings = ", ".join(f"{k} = {v}" for k, v in (edit.get("settings") or {}).items()) or "no settings"
@@ -135,7 +166,7 @@ def _cost(run: Run) -> str:
             seconds(edit.get("seconds")),
             size(edit.get("memory")),
             size(edit.get("bytes")),
-            f"{escape(settings)}; told to preserve: {escape(kept)}",
+            f"{escape(settings)}; asked to preserve: {escape(kept)}",
         ]
         cells.append(
             f"{escape(edit.get('file') or 'no file')}<small>{escape(str(edit.get('fingerprint') or ''))}</small>"
@@ -151,7 +182,8 @@ def _method(run: Run) -> str:
     given = {
         "Protocol": f"{info['protocol']}: {info['benchmark']}, task {info['task']}",
         "Source": info["source"] or "none",
-        "Erased": f"{concept['name']}, {concept.get('kind') or 'object'}, to become {concept.get('target') or 'nothing'}",
+        "Asked for": f"{concept['name']}, {concept.get('kind') or 'object'}",
+        **{f"{run.names[i]} was to": aim(run, i) for i in run.edits},
         "Model": f"{info['model']}, fingerprint {info['fingerprint']}",
         "Sampler": f"{info.get('sampler') or 'not recorded'}, {info['steps']} steps, guidance {info['guidance']:g}",
         "Seeds": f"{info['seeds']} different ones, the same for every model",

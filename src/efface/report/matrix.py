@@ -5,11 +5,11 @@ from html import escape
 
 from efface.report.folder import Run
 from efface.report.names import ROLE_NAMES, role_name
-from efface.report.page import Th, anchor, link, note, table
+from efface.report.page import WIDEST, Th, anchor, folded, link, matrix_table, note
 from efface.report.scores import BASE, Column, Scores
 
 MOST = 80  # columns shown; all are in the files beside the page
-WORDS = "Change of the success rate against the unedited model, in percentage points. Blue is more erased, or more kept; orange less."
+EXPLANATION = "Change of the success rate against the unedited model, in percentage points. Blue is more erased, or more kept; orange less."
 
 Key = tuple[Column, str]  # what was asked, and the concept
 
@@ -44,7 +44,9 @@ def matrix(label: str, first: str, heads: Sequence[Th], rows: Mapping[str, Seque
     """The table; rows are (HTML head, cells)."""
     shown = [(head, cells[:MOST]) for head, cells in rows.items()]
     more = f" The first {MOST} of {len(heads)} columns." if len(heads) > MOST else ""
-    return table(label, [first, *heads[:MOST]], shown, "matrix") + note(WORDS + more)
+    wide = matrix_table(label, [first, *heads[:MOST]], shown)
+    few = min(len(heads), MOST) < WIDEST
+    return (wide if few else folded(f"{label}: {min(len(heads), MOST)} concepts", wide)) + note(EXPLANATION + more)
 
 
 def section(run: Run) -> str:

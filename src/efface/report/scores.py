@@ -11,6 +11,7 @@ from efface.metrics.rates import Rate, erased, found
 from efface.metrics.statistics import bootstrap
 
 BASE = "base"  # the label of the unedited model
+FEWEST = 50  # pictures of a set whose distance is shown: of fewer, a Fréchet distance mostly measures how few they are
 
 Row = dict[str, Any]  # one score of one picture, or of a set of pictures (seed -1)
 
@@ -29,13 +30,22 @@ class Column(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """Mean of a number over `n` pictures with its bootstrap interval; `failed` of them have none. A number about sets has no interval."""
+    """Mean of a number over `n` pictures with its bootstrap interval; `failed` of them have none.
+
+    A number about sets of pictures has no interval, and `smallest` is how many pictures its smallest set has.
+    """
 
     value: float
     n: int
     failed: int = 0
     low: float | None = None
     high: float | None = None
+    smallest: int | None = None
+
+    @property
+    def too_few(self) -> bool:
+        """Whether it is a distance of so few pictures that it says more about their number than about the edit."""
+        return self.smallest is not None and self.smallest < FEWEST
 
 
 def is_rate(score: str) -> bool:
@@ -44,7 +54,7 @@ def is_rate(score: str) -> bool:
 
 
 class Scores:
-    """Rows by model (`model`: the row's key that names it) and by what was asked; rows of attacks apart."""
+    """Rows by model (named in the row's field `key`) and by column; rows of attacks apart."""
 
     def __init__(self, rows: Iterable[Row], key: str = "edit") -> None:
         self._groups: dict[tuple[str, Column], list[Row]] = defaultdict(list)
@@ -79,7 +89,7 @@ class Scores:
     def rows(self, model: str, column: Column, **where: object) -> list[Row]:
         """Rows of a model with these fields."""
         own = self._groups.get((model, column), ())
-        return [row for row in own if all(row[k] == v for k, v in where.items())]
+        return [row for row in own if all(row.get(k) == v for k, v in where.items())]
 
     def concepts(self, column: Column) -> tuple[str, ...]:
         """Concepts of a column, in the order in which they were drawn."""
@@ -98,11 +108,12 @@ class Scores:
         n = sum(row.get("n", 1) for row in rows if row["value"] is not None)
         alone = len(values) > 1 and not any("n" in row for row in rows)
         low, high = bootstrap(values, draws=400) if alone else (None, None)
-        return Mean(fsum(values) / len(values) if values else nan, n, len(rows) - len(values), low, high)
+        smallest = min((row["n"] for row in rows if "n" in row and row["value"] is not None), default=None)
+        return Mean(fsum(values) / len(values) if values else nan, n, len(rows) - len(values), low, high, smallest)
 
-    def pairs(self, before: str, after: str, column: Column) -> tuple[int, int]:
+    def pairs(self, before: str, after: str, column: Column, **where: object) -> tuple[int, int]:
         """Equal prompts and seeds on which `before` succeeds and `after` does not, and the reverse."""
-        one, two = ({_key(row): row["value"] for row in self.rows(model, column)} for model in (before, after))
+        one, two = ({_key(row): row["value"] for row in self.rows(model, column, **where)} for model in (before, after))
         both = Counter((one[key], value) for key, value in two.items() if key in one)
         lost, won = both[1, 0], both[0, 1]
         return (won, lost) if column.gone else (lost, won)
