@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from efface.report.folder import Sweep, read_sweep
 from efface.report.judges import judges_section
 from efface.report.many import many_json, many_markdown, many_section, sequence_json, sequence_section, single_tasks
 from efface.report.matrix import changes, concept_columns, matrix, shaded
-from efface.report.names import NO_ATTACK, ROLE_NAMES, percent
-from efface.report.page import Th, commands, facts, link, note, page, report_link, table
-from efface.report.scores import Scores
+from efface.report.names import NO_ATTACK, RATES, ROLE_NAMES, method_description, percent
+from efface.report.page import Th, commands, facts, folded, link, note, page, report_link, table
+from efface.report.scores import Row, Scores
 
 ASKED = (
     "erase",
@@ -31,6 +31,9 @@ ASKED = (
 
 def write_leaderboard(folder: Path) -> Path:
     """Write index.html and leaderboard.csv, .md, .json and .tex of a sweep's folder.
+
+    Tasks that erase several concepts at once may be a sweep of their own in a folder inside, such as `many`: of the same benchmark,
+    model, sampler and size they fill the column "many at once".
 
     Raises:
         UsageError: no sweep in the folder, or a damaged one.
@@ -48,17 +51,27 @@ def write_leaderboard(folder: Path) -> Path:
 
 
 def _markdown(sweep: Sweep, board: Board) -> str:
-    """The board, what became of many and of sequences, and how to repeat it."""
+    """The ranked table; below, folded, every rate, the pictures' numbers, many at once and sequences, the methods, the commands."""
     info = sweep.info
-    explanation = (
-        f"{info['about']}. Model {info['model']} ({info['fingerprint']}), efface {info['version']}. Rates in percent with 95 % intervals, "
-        "widened by how much tasks differ; bold: the best edit of a column; *: differs from it by McNemar's test with Holm's correction. "
-        f"ESR: not found any more; PSR: still found. {NO_ATTACK}"
+    intro = (
+        f"{info['about']}. Model {info['model']} ({info['fingerprint']}), efface {info['version']}. {_attacks(board)}"
     )
-    parts = [
-        f"# Leaderboard: {info['benchmark']}", explanation, boards.markdown(board), boards.markdown_numbers(board), many_markdown(sweep),
-    ]  # fmt: skip
-    return "\n\n".join([*(part for part in parts if part), "\n".join(f"    {c}" for c in info["commands"])]) + "\n"
+    rates = (
+        f"{RATES} Percent with 95 % intervals, widened by how much tasks differ; bold: the best edit of a column; *: differs from it by "
+        f"McNemar's test with Holm's correction.\n\n{boards.markdown_rates(board)}"
+    )
+    methods = "\n".join(f"- {m}: {text}" for m in board.methods if (text := method_description(m)))
+    below = {
+        "Every rate, by judge": rates, "Quality and distances of the pictures": boards.markdown_numbers(board),
+        "Many at once, and one after the other": many_markdown(sweep), "What the methods do": methods,
+        "Commands": "\n".join(f"    {c}" for c in info["commands"]),
+    }  # fmt: skip
+    tables = [f"<details><summary>{name}</summary>\n\n{text}\n\n</details>" for name, text in below.items() if text]
+    return "\n\n".join([f"# Leaderboard: {info['benchmark']}", intro, boards.markdown(board), *tables]) + "\n"
+
+
+def _attacks(board: Board) -> str:
+    return "" if any(board.scores.attacks(m) for m in board.methods) else NO_ATTACK
 
 
 def board_of(sweep: Sweep) -> Board:
@@ -68,7 +81,16 @@ def board_of(sweep: Sweep) -> Board:
     for edit in sweep.info["edits"]:
         if edit["task"] in names:
             edits[edit["method"]].append(edit)
-    return Board(tuple(r for r in sweep.rows if r["task"] in names), sweep.methods, edits)
+    return Board(tuple(r for r in sweep.rows if r["task"] in names), sweep.methods, edits, many=tuple(_many(sweep)))
+
+
+def _many(sweep: Sweep) -> Iterator[Row]:
+    """Rows of tasks that erase several concepts at once: the sweep's own, and those of like sweeps in folders inside its own."""
+    inside = [read_sweep(path.parent) for path in sorted(sweep.folder.glob("*/bench.json"))]
+    like = ("benchmark", "fingerprint", "sampler", "size")
+    for one in (sweep, *(s for s in inside if all(s.info[k] == sweep.info[k] for k in like))):
+        tasks = {t["name"] for t in one.info["tasks"] if t["kind"] == "many"}
+        yield from (row for row in one.rows if row["task"] in tasks and row["method"] in sweep.methods)
 
 
 def _json(sweep: Sweep, board: Board, made: list[dict[str, Any]]) -> str:
@@ -94,14 +116,16 @@ def _page(sweep: Sweep, board: Board) -> str:
     intro = (
         f"Methods: {len(board.methods) - 1}, tasks: {len(info['tasks'])}, size {info['size']}, model {info['model']}."
     )
-    attack = "" if any(board.scores.attacks(m) for m in board.methods) else NO_ATTACK
-    head = f"<p>{escape(info['about'])}</p><p>{escape(f'{intro} {attack}')}</p>"
+    head = f"<p>{escape(info['about'])}</p><p>{escape(f'{intro} {_attacks(board)}')}</p>"
+    calibrated = judges_section(calibration(sweep.rows), info.get("detectors", {}))
+    names = facts((m, text) for m in board.methods if (text := method_description(m)))
     sections = [
         head + boards.section(board, "#tasks"),
-        judges_section(calibration(sweep.rows), info.get("detectors", {})),
-        published.section(published.published(info["benchmark"]), board, info["model"]),
+        folded("What the methods do", names),
         many_section(sweep, board),
         sequence_section(sweep, board),
+        folded("How wrong the judges are", calibrated),
+        published.section(published.published(info["benchmark"]), board, info["model"]),
         _tasks(sweep, board),
         _interference(board),
         _method(sweep),

@@ -137,14 +137,14 @@ def mean_cell(mean: Mean, to: str = "") -> str:
 def seconds(x: int | float | None) -> str:
     """A duration, short."""
     if x is None:
-        return "&ndash;"
+        return "–"
     return f"{x:.1f}{GAP}s" if x < 120 else f"{x / 60:.0f}{GAP}min"
 
 
 def size(x: int | float | None) -> str:
     """A number of bytes, short."""
     if x is None:
-        return "&ndash;"
+        return "–"
     return f"{x / 1e3:.0f}{GAP}kB" if x < 1e6 else f"{x / 1e6:.1f}{GAP}MB"
 
 
@@ -251,6 +251,7 @@ pre { overflow-x: auto; padding: .7rem; border: 1px solid var(--line); border-ra
 @media (max-width: 40rem) {
   .strip span, .strip img { width: 84px; }
   .strip img, .strip .blur, .strip .none { height: 84px; }
+  .scores tr > th:first-child { max-width: 7rem; font-size: .85rem; }
   .strip th[scope=row], .grid th:first-child { min-width: 4.7rem; max-width: 5.2rem; font-size: .75rem; }
 }
 @media print {

@@ -53,6 +53,13 @@ def is_rate(score: str) -> bool:
     return re.fullmatch(r"top\d+|any[\d.]+", score) is not None
 
 
+def wilson_at(rate: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a rate that is worth `n` independent pictures, which need not be a whole number."""
+    z2 = 1.959964**2 / n
+    middle, half = (rate + z2 / 2) / (1 + z2), sqrt(z2 * (rate * (1 - rate) + z2 / 4)) / (1 + z2)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 class Scores:
     """Rows by model (named in the row's field `key`) and by column; rows of attacks apart."""
 
@@ -136,9 +143,7 @@ class Scores:
             return rate.interval
         variance = fsum(x * x for x in tasks.values()) * len(tasks) / max(1, len(tasks) - 1)
         n = rate.n / max(fits, variance / binomial if binomial and len(tasks) > 1 else 1)
-        z2 = 1.959964**2 / n
-        middle, half = (rate.value + z2 / 2) / (1 + z2), sqrt(z2 * (rate.value * (1 - rate.value) + z2 / 4)) / (1 + z2)
-        return max(0.0, middle - half), min(1.0, middle + half)
+        return wilson_at(rate.value, n)
 
     def attacks(self, model: str) -> dict[str, list[Row]]:
         """Attacked cells by attack, and by judge where several judged: their first score that says found or not."""
