@@ -587,7 +587,8 @@ def test_terms_are_explained_where_they_first_appear(whole):
 
 def test_every_method_of_efface_has_a_description():
     assert {name for name in TABLE if not method_description(name)} == set()
-    assert method_description("uce-2023") == method_description("UCE") == (UCE.__doc__ or "").strip()
+    assert method_description("uce") == method_description("UCE") == (UCE.__doc__ or "").strip()
+    assert method_description("uce-2023") == f"{method_description('uce')} With the settings of its preset “2023”."
     assert method_description("unheard-of") == ""
 
 

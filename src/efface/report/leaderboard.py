@@ -17,7 +17,7 @@ from efface.report.folder import Sweep, read_sweep
 from efface.report.judges import judges_section
 from efface.report.many import many_json, many_markdown, many_section, sequence_json, sequence_section, single_tasks
 from efface.report.matrix import changes, concept_columns, matrix, shaded
-from efface.report.names import NO_ATTACK, RATES, ROLE_NAMES, method_description, percent
+from efface.report.names import GAP, NO_ATTACK, RATES, ROLE_NAMES, method_description, percent
 from efface.report.page import Th, commands, facts, folded, link, note, page, report_link, table
 from efface.report.scores import Row, Scores
 
@@ -148,9 +148,9 @@ def _tasks(sweep: Sweep, board: Board) -> str:
         cells = []
         for m in board.methods:
             rates = [scores.rate(m, column) for column in scores.main("erase", "neighbour", "distant")]
-            cells.append(" / ".join(percent(r.value) if r.n else "–" for r in rates))
+            cells.append(" / ".join(percent(r.value).removesuffix(f"{GAP}%") if r.n else "–" for r in rates))
         rows.append((link(escape(name), report_link(name)), cells))
-    explanation = "<p>Erased / neighbours kept / unrelated concepts kept, by the judge's first score. Each task links to its pictures.</p>"
+    explanation = "<p>Percent: erased / neighbours / unrelated concepts kept, by the first score. A task links to its pictures.</p>"
     shown = table("Tasks", ["Task", *map(board.name, board.methods)], rows)
     return f'<h2 id="tasks">Task by task</h2>{explanation}{shown}'
 

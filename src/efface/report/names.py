@@ -82,7 +82,11 @@ def _descriptions() -> Mapping[str, str]:
 def method_description(method: str, edits: Iterable[Mapping[str, Any]] = ()) -> str:
     """One sentence on a method or method-preset ("UCE", "uce-2023"), the edits' own `about` before efface's; "" where unknown."""
     own = next((str(e["about"]) for e in edits if e["method"] == method and e.get("about")), "")
-    return own or _descriptions().get(method) or _descriptions().get(method.partition("-")[0], "")
+    name, _, preset = method.partition("-")
+    known = _descriptions()
+    if own or method in known:
+        return own or known[method]
+    return f"{known[name]} With the settings of its preset “{preset}”." if name in known else ""
 
 
 def styles(prompts: Iterable[str]) -> list[str]:

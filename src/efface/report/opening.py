@@ -8,7 +8,7 @@ from efface.report.grids import BLUR, BLURRED, LEGEND, evenly_spaced, picture
 from efface.report.names import MEANINGS, ROLE_NAMES, method_description, styles
 from efface.report.page import facts, folded, note, scroll, small
 from efface.report.scores import BASE, Column, Row
-from efface.report.summary import GROUPS, details, sentences
+from efface.report.summary import GROUPS, details, is_quality, sentences
 
 STRIP = {"erase": 4, "neighbour": 3, "distant": 1}  # pictures of each role in a row
 Shown = tuple[Column, str, str, int]  # column, concept, prompt, seed
@@ -88,17 +88,19 @@ def _group(run: Run, key: Shown) -> str:
 
 def _names(run: Run) -> str:
     """What the names in the strip and the sentences mean."""
-    said: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for edit in run.info["edits"]:
         text = method_description(edit["method"], [edit])
-        said[run.names[edit["id"]]] = f"a method. {text}" if text else "a method that efface does not describe"
+        meanings[run.names[edit["id"]]] = f"a method. {text}" if text else "a method that efface does not describe"
     roles = {c.role for c in (*run.scores.main(), *run.scores.numbers)}
-    said |= {ROLE_NAMES[role].capitalize(): MEANINGS[role] for role in MEANINGS if role in roles}
+    meanings |= {ROLE_NAMES[role].capitalize(): MEANINGS[role] for role in MEANINGS if role in roles}
+    if any(is_quality(column) for column in run.scores.numbers):
+        meanings["Quality"] = "whether a picture is of anything at all, from 0 (a mush) to 1"
     if found := styles(row["prompt"] for row in run.rows):
-        said["Style names"] = (
+        meanings["Style names"] = (
             f"{', '.join(found)}: ways of drawing that the model knows; “in {found[0]} style” asks for one"
         )
-    return folded("What these names mean", facts(said.items()), shown=len(run.edits) <= 4)
+    return folded("What these names mean", facts(meanings.items()), shown=len(run.edits) <= 4)
 
 
 def _details(run: Run) -> str:

@@ -186,7 +186,8 @@ tr > th:first-child { position: sticky; left: 0; background: var(--page); z-inde
 .scores, .seen, .axes { width: 100%; }
 .scores tr, .seen tr, .axes tr { border-bottom: 1px solid var(--line); }
 .scores .best { font-weight: 700; }
-.scores td, .scores thead th + th { text-align: right; white-space: nowrap; }
+.scores td, .scores thead th + th { text-align: right; }
+.scores td { white-space: nowrap; }
 .axes th[scope=rowgroup] { padding-top: .9rem; color: var(--soft); font-size: .85rem; text-align: left; }
 .axes th[scope=row] { font-weight: normal; }
 .axes td { min-width: 7.5rem; }
@@ -259,6 +260,7 @@ pre { overflow-x: auto; padding: .7rem; border: 1px solid var(--line); border-ra
   html { font-size: 11px; }
   main { max-width: none; padding: 0; }
   .scroll { overflow: visible; }
+  details::details-content { content-visibility: visible; block-size: auto; }
   pre { white-space: pre-wrap; }
   .grid span, .grid img, .grid .blur, .strip span, .strip img { width: 62px; }
   .grid img, .grid .blur, .strip img, .strip .blur { height: 62px; }
