@@ -617,3 +617,13 @@ def test_distances_of_few_pictures_are_not_shown_and_negative_ones_have_a_word(w
     assert shown(whole) == "-/only 8 pictures"
     rows = [r | {"n": 60, "value": -0.5} if r["seed"] < 0 else r for r in [*scores(), *other_words()]]
     assert shown(save(whole, info(), rows)) == "-0.5/n = 60/below 0: none found"
+
+
+def test_what_was_not_judged_is_said_and_pictures_that_were_only_measured_are_shown(folder):
+    clip = [
+        line(edit=e, role="distant", concept="rose", judge="", detector="clip", score="clip", seed=i, value=0.25)
+        for e in ("base", "uce") for i in range(4)
+    ]  # fmt: skip
+    save(folder, info(), [*(r for r in scores() if r["role"] != "distant"), *clip])
+    assert "; no unrelated concepts were judged; no attack was tried." in sentence(folder)
+    assert table(text(folder), "Before and after, in short")[2][-1] == "clip 0.25"

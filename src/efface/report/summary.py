@@ -118,7 +118,7 @@ def _hurt(run: Run, edit: str) -> list[str]:
     if as_before:
         parts.append(f"as before: {_all(as_before)}")
     missing = [ROLE_NAMES[role] for role in ("neighbour", "distant") if not run.scores.main(role)]
-    return [*parts, f"no pictures of {' or '.join(missing)} were looked at"] if missing else parts
+    return [*parts, f"no {' or '.join(missing)} were judged"] if missing else parts
 
 
 def groups(scores: Scores, column: Column) -> dict[str, str]:
