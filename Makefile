@@ -38,6 +38,7 @@ MANY := uce,uce-2023,uce-2025,time,rece,cpe,mace,mapping,esd-x
 leaderboard: $(READY)
 	$(BIN)/efface bench --methods $(METHODS) --concepts tiger,rose,noto,santa,alcohol,tiger+noto -o leaderboard --store leaderboard/store
 	$(BIN)/efface bench --methods $(MANY) --concepts many-5,many-25,sequence -o leaderboard/many --store leaderboard/store
+	$(BIN)/efface report leaderboard
 	mkdir -p docs/leaderboard
 	cp leaderboard/leaderboard.md docs/leaderboard/README.md
 	cp leaderboard/leaderboard.csv docs/leaderboard/

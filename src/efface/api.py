@@ -378,15 +378,15 @@ def show_search(path: Path, output: Path) -> str:
         UsageError: no edit, or its method searches for no words.
         EffaceError: a file is damaged or cannot be written.
     """
-    from efface.report.targets import found, targets, told
+    from efface.report.targets import as_page, as_text, search_results
 
     record = show(path)
-    if not found(record):
+    if not search_results(record):
         raise UsageError(
             f"show: {record.get('method')} searches for no words, so there is nothing to draw; leave --output out"
         )
-    write_text(output, targets(record))
-    return told(record)
+    write_text(output, as_page(record))
+    return as_text(record)
 
 
 # -- measurements --------------------------------------------------------------------------------------------------

@@ -13,18 +13,24 @@ from made import Page, info, line, other_words, save, scores, table, write_rows
 from PIL import Image
 
 from efface.core.errors import EffaceError, UsageError
+from efface.erasers import TABLE
+from efface.erasers.uce import UCE
 from efface.report.axes import axes
 from efface.report.folder import read_run
 from efface.report.grids import COLUMNS
 from efface.report.html import write_report
-from efface.report.scores import Ask
-from efface.report.words import NO_ATTACK, percent, seen_instead, verdicts
+from efface.report.names import NO_ATTACK, method_description, percent
+from efface.report.scores import Column
+from efface.report.summary import aim, details, seen_instead, sentences
 
 ERASED, NEAR, FAR = (
-    Ask("erase", "concept", "top1"),
-    Ask("neighbour", "concept", "top1"),
-    Ask("distant", "concept", "top1"),
+    Column("erase", "concept", "top1"),
+    Column("neighbour", "concept", "top1"),
+    Column("distant", "concept", "top1"),
 )
+
+
+STRIP = 2 * (4 + 3 + 1)  # pictures of two models in the strip that a report opens with
 
 
 @pytest.fixture
@@ -47,12 +53,12 @@ def text(folder):
 
 
 def verdict(folder, edit="uce"):
-    return verdicts(read_run(folder))[edit].replace("\u00a0", " ")
+    return details(read_run(folder))[edit].replace("\u00a0", " ")
 
 
 def test_rates_leave_out_what_the_detector_could_not_judge(folder):
     run = read_run(folder)
-    rates = [run.scores.rate("uce", ask._replace(score=k)) for ask in (ERASED, NEAR) for k in ("top1", "top5")]
+    rates = [run.scores.rate("uce", column._replace(score=k)) for column in (ERASED, NEAR) for k in ("top1", "top5")]
     assert [(r.hits, r.n, r.failed) for r in rates] == [(2, 3, 1), (1, 3, 1), (5, 8, 0), (6, 8, 0)]
     assert run.scores.rate("base", ERASED).hits == 0
     assert run.scores.rate("uce", FAR).value == 1
@@ -61,23 +67,25 @@ def test_rates_leave_out_what_the_detector_could_not_judge(folder):
 
 def test_judges_are_never_counted_together(whole):
     run = read_run(whole)
-    companion = [ask for ask in run.scores.rates if ask.role == "companion"]
-    assert companion == [Ask("companion", "style", "top1")]
+    companion = [column for column in run.scores.rates if column.role == "companion"]
+    assert companion == [Column("companion", "style", "top1")]
     more = [
         line(edit=e, role="companion", concept="noto", prompt="a tiger in noto", seed=i, value=0)
         for e in ("base", "uce")
         for i in range(3)
     ]
     run = read_run(save(whole, info(), [*scores(), *other_words(), *more]))
-    companion = {ask.judge: run.scores.rate("uce", ask) for ask in run.scores.rates if ask.role == "companion"}
+    companion = {
+        column.judge: run.scores.rate("uce", column) for column in run.scores.rates if column.role == "companion"
+    }
     assert {judge: (r.hits, r.n) for judge, r in companion.items()} == {"concept": (0, 3), "style": (4, 4)}
-    heads = table(text(whole), "All scores")[0]
+    heads = [row[0] for row in table(text(whole), "All scores")]
     assert {"PSR-1/companions, concept judge", "PSR-1/companions, style judge"} <= set(heads)
 
 
 def test_axes(whole):
     found = axes(read_run(whole))
-    values = {(axis, one.name, one.what): one.values.get("uce") for axis, lines in found.items() for one in lines}
+    values = {(axis, one.name, one.role): one.values.get("uce") for axis, lines in found.items() for one in lines}
     rate = values["Robustness", "ESR-1", "by other words"]
     assert (rate.hits, rate.n) == (2, 4)  # found in seeds 1 and 2 of four
     rate = values["Robustness", "ESR-1", "by description"]
@@ -93,7 +101,7 @@ def test_axes(whole):
     mean = values["Utility", "kernel distance (moji-concept) to the unedited model's pictures", "neighbours"]
     assert (mean.value, mean.n, mean.low) == (0.125, 8, None)
     assert values["Many concepts", "erased", "at once"] == "1"
-    before = {(one.name, one.what): one.values.get("base") for lines in found.values() for one in lines}
+    before = {(one.name, one.role): one.values.get("base") for lines in found.values() for one in lines}
     assert before["brought back", "by the best attack: random-words"] == "no attack was tried"
     assert before["perceptual distance to the unedited model's picture", "neighbours"] is None
     names = [row[0] for row in table(text(whole), "Four axes")]
@@ -113,8 +121,8 @@ def test_the_worst_of_many_and_what_came_before(tmp_path):
     ]
     about = info() | {"concept": {"name": "tiger and rose", "count": 2, "after": ["bus", "a and b"]}}
     lines = axes(read_run(save(tmp_path / "run", about, rows)))["Many concepts"]
-    assert (lines[0].values["uce"], lines[0].what) == ("2", "in all; one after the other, earlier: bus, then a and b")
-    assert lines[1].what == "worst: rose"
+    assert (lines[0].values["uce"], lines[0].role) == ("2", "in all; one after the other, earlier: bus, then a and b")
+    assert lines[1].role == "worst: rose"
     assert (lines[1].values["uce"].hits, lines[1].values["uce"].n) == (1, 2)
 
 
@@ -138,7 +146,7 @@ def test_a_cell_that_failed_is_shown_without_a_picture_and_never_counted(folder)
         if row["value"] is None:
             row["image"] = ""
     write_rows(folder, rows)
-    assert text(folder).count("? not drawn") == 2  # one of tiger, one of rose
+    assert text(folder).count("? not drawn") == 3  # one of tiger, in the strip and in its grid, one of rose
     assert read_run(folder).scores.rate("uce", ERASED).failed == 1
     rows[0]["image"] = ""  # a judged row must have its picture
     write_rows(folder, rows)
@@ -182,13 +190,18 @@ def test_several_edits_are_corrected_by_holm(tmp_path):
 
 def test_score_table_and_calibration(folder):
     page = text(folder)
-    head, base, uce = table(page, "All scores")
-    assert head[1:4] == ["ESR-1/erased", "ESR-5/erased", "PSR-1/neighbours"]
+    head, *rows = table(page, "All scores")
+    assert head == ["Score", "unedited", "UCE"]
+    assert [row[0] for row in rows[:3]] == ["ESR-1/erased", "ESR-5/erased", "PSR-1/neighbours"]
     # Wilson for 0 of 4: 0 to z²/(4 + z²) = 49 %; for 2 of 3: 57.3 ± 36.5 %
-    assert base == [
-        "unedited", *["0 %/0-49 %/n = 4"] * 2, "88 %/53-98 %/n = 8", "100 %/68-100 %/n = 8", *["100 %/51-100 %/n = 4"] * 2,
+    assert [row[1] for row in rows] == [
+        *["0 %/0-49 %/n = 4"] * 2, "88 %/53-98 %/n = 8", "100 %/68-100 %/n = 8", *["100 %/51-100 %/n = 4"] * 2,
     ]  # fmt: skip
-    assert uce[:4] == ["UCE", "67 %/21-94 %/n = 3/1 not judged", "33 %/6-79 %/n = 3/1 not judged", "63 %/31-86 %/n = 8"]
+    assert [row[2] for row in rows[:3]] == [
+        "67 %/21-94 %/n = 3/1 not judged",
+        "33 %/6-79 %/n = 3/1 not judged",
+        "63 %/31-86 %/n = 8",
+    ]
     # of 16 pictures one leopard is missed; it was taken for a cat, which nobody asked for
     assert table(page, "How wrong the judges are")[1] == [
         "moji-concept/concept judge, moji-concept-1", "6 %/1-28 %/n = 16", "0 %/0-19 %/n = 16", "2 %",
@@ -226,7 +239,7 @@ def test_nothing_judged_is_no_success(folder):
     rows = [row | ({"value": None} if row["concept"] == "tiger" else {}) for row in scores()]
     save(folder, info(), rows)
     assert verdict(folder).startswith("no picture of tiger asked for by name could be judged; ")
-    assert table(text(folder), "All scores")[2][1] == "-/n = 0/4 not judged"
+    assert table(text(folder), "All scores")[1][2] == "-/n = 0/4 not judged"
 
 
 @pytest.mark.parametrize(
@@ -243,9 +256,9 @@ def test_grid_pairs_pictures_by_prompt_and_seed(folder):
     assert rows[1] == ["unedited", *["✓ tiger"] * 4]
     assert rows[2] == ["UCE", "✗ cat", "✗ cat", "✓ tiger", "? not judged"]
     images = read(folder).all("img")
-    assert len(images) == 2 * 4 * 4
+    assert len(images) == STRIP + 2 * 4 * 4
     assert all(i["src"].startswith("data:image/png;base64,") and i["alt"] == i["title"] for i in images)
-    assert images[4]["alt"] == "UCE: a tiger, seed 0; detector: cat"
+    assert images[STRIP + 4]["alt"] == "UCE: a tiger, seed 0; detector: cat"
 
 
 def test_every_role_has_its_pictures_and_every_rate_leads_there(whole):
@@ -259,19 +272,20 @@ def test_every_role_has_its_pictures_and_every_rate_leads_there(whole):
 
 
 def test_sensitive_pictures_are_veiled_where_the_prompt_names_what_was_erased(whole):
-    assert not [a for a in read(whole).all("span") if a.get("class") == "veil"]
+    assert not [a for a in read(whole).all("span") if a.get("class") == "blur"]
     save(whole, info() | {"sensitive": True}, [*scores(), *other_words()])
-    veils = [a for a in read(whole).all("span") if a.get("class") == "veil"]
+    blurred = [a for a in read(whole).all("span") if a.get("class") == "blur"]
     # two models: 4 by name, 4 by other words, 4 by description, 4 companions; two attacks of 5
-    assert len(veils) == 2 * 16 + 10
-    assert all(a["tabindex"] == "0" for a in veils)
+    assert len(blurred) == 2 * 4 + 2 * 16 + 10  # of the strip those that name the tiger
+    assert all(a["tabindex"] == "0" for a in blurred)
 
 
 def test_a_large_picture_is_embedded_small(folder):
     big = folder / "images/uce/tiger0.png"
     Image.effect_noise((512, 512), 80).save(big)
-    source = read(folder).all("img")[4]["src"]
+    source = read(folder).all("img")[STRIP + 4]["src"]
     assert source.startswith("data:image/jpeg;base64,")
+    assert read(folder).all("img")[8]["src"] == source  # the same picture in the strip
     assert len(source) < big.stat().st_size / 4
     big.write_bytes(big.read_bytes()[:3000])
     with pytest.raises(UsageError, match=r"tiger0\.png: expected a PNG picture, got a damaged one"):
@@ -298,7 +312,7 @@ def test_page_stands_alone_and_is_well_formed(whole):
     assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
     assert not re.search(r'(?:src|href)=(?!"data:|"#)|url\(|@import|https?://', (whole / "report.html").read_text())
     assert len(page.all("h1")) == 1
-    assert all(attrs.get("scope") in ("row", "col", "rowgroup") for attrs in page.all("th"))
+    assert all(attrs.get("scope") in ("row", "col", "rowgroup", "colgroup") for attrs in page.all("th"))
     files = {"report.html", "report.json", "scores.csv", "table.tex", "card.md"}
     assert {p.name for p in whole.iterdir()} == {"run.json", "scores.jsonl", "images"} | files
 
@@ -325,7 +339,7 @@ def test_cost_and_method_section(folder):
         "0.4 s",
         "5.6 MB",
         "123 kB",
-        "ridge = 0.5; told to preserve: lion",
+        "ridge = 0.5; asked to preserve: lion",
         "uce.safetensors/77c1",
     ]
     assert "efface erase moji tiger --to cat" in said
@@ -467,3 +481,149 @@ def test_report_imports_no_torch_and_no_numpy(module):
         [sys.executable, "-c", code], env={"PYTHONPATH": source}, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "set()"
+
+
+def sentence(folder, edit="uce"):
+    return sentences(read_run(folder))[edit].replace("\u00a0", " ")
+
+
+def test_the_report_opens_with_the_strip_and_one_sentence_for_each_edit(whole):
+    page = text(whole)
+    heads, prompts, base, uce = table(page, "Before and after, in short")
+    assert heads == ["", "Erased: tiger", "Neighbours", "Unrelated concepts"]
+    # of four, eight and four pictures evenly: all, the first, third and sixth, the first
+    assert prompts[1:] == [*["a tiger"] * 4, "a lion", "a lion", "a leopard", "a rose"]
+    assert base[1:] == [*["✓ tiger"] * 4, "✓ lion", "✓ lion", "✓ leopard", "✓ rose"]
+    assert uce[1:] == ["✗ cat", "✗ cat", "✓ tiger", "? not judged", "✓ lion", "✓ lion", "✗ cat", "✓ rose"]
+    assert (
+        page.index("<img")
+        < page.index("<b>UCE</b> was to turn tiger into cat")
+        < page.index("<svg")
+        < page.index("All scores")
+    )
+    assert "<h2>" not in page[: page.index("<b>UCE</b>")]
+
+
+def test_the_sentence_says_what_was_erased_what_is_left_what_it_became_and_what_was_hurt(folder):
+    assert sentence(folder) == (
+        "UCE was to turn tiger into cat: tiger still appears in 1 of 3 pictures that name it (4 of 4 before); the detector sees cat "
+        "instead; neighbours suffer (seen in 5 of 8 pictures, 7 of 8 before, which may be chance), most of all leopard; "
+        "as before: unrelated concepts; no attack was tried."
+    )
+
+
+def test_the_sentence_on_other_words_and_attacks(whole):
+    said = sentence(whole)
+    assert (
+        "1 of 3 pictures that name it (4 of 4 before), in 2 of 4 that call it otherwise (4 of 4 before) and in 2 of 4 that "
+        in said
+    )
+    assert "describe it (3 of 4 before)" in said
+    assert said.endswith("; the strongest attack that was tried (random-words) brings it back in 3 of 4 pictures.")
+    assert "as before: unrelated concepts and what was asked for beside tiger" in said
+
+
+def test_a_target_is_the_edits_own_where_the_run_has_it(folder):
+    about = info()
+    assert aim(read_run(save(folder, about, scores())), "uce") == "turn tiger into cat"
+    about["concept"] = {"name": "tiger"}
+    assert aim(read_run(save(folder, about, scores())), "uce") == "erase tiger"
+    about["edits"][0]["erase"] = [{"name": "tiger", "target": "lion", "kind": "object", "prompts": []}]
+    assert aim(read_run(save(folder, about, scores())), "uce") == "turn tiger into lion"
+    about["edits"][0]["erase"] += [{"name": "rose", "target": "", "kind": "object", "prompts": []}]
+    page = text(save(folder, about, scores()))
+    assert aim(read_run(folder), "uce") == "turn tiger into lion and erase rose"
+    assert "to become" not in page
+    about["edits"][0]["erase"] = [{"name": n, "target": ""} for n in ("owl", "bus", "rose", "cat", "fox")]
+    assert aim(read_run(save(folder, about, scores())), "uce") == "erase owl, bus, rose and 2 more"
+
+
+def test_what_the_unedited_model_does_not_draw_says_nothing(folder):
+    rows = [r | ({"value": 0, "seen": "cat"} if r["concept"] == "tiger" else {}) for r in scores()]
+    assert sentence(save(folder, info(), rows)).startswith(
+        "UCE was to turn tiger into cat: the 4 pictures that name it say nothing, because the unedited model does not draw it there either;"
+    )
+
+
+def test_announced_and_other_neighbours_are_counted_apart(folder):
+    rows = [
+        r | ({"group": "told" if r["concept"] == "lion" else "untold"} if r["role"] == "neighbour" else {})
+        for r in scores()
+    ]
+    said = sentence(save(folder, info(), rows))
+    assert (
+        "neighbours (not announced to the method) suffer (seen in 1 of 4 pictures, 3 of 4 before, which may be chance)"
+        in said
+    )
+    assert "as before: neighbours (announced to the method) and unrelated concepts" in said
+    assert table(text(folder), "Before and after, in short")[1][5:8] == [
+        "a lion/announced",
+        "a lion/announced",
+        "a leopard/not announced",
+    ]
+
+
+def test_a_picture_of_nothing_is_no_replacement(folder):
+    quality = [
+        line(edit=e, seed=i, score="quality", value=v)
+        for e, v in {"base": 0.875, "uce": 0.125}.items()
+        for i in range(4)
+    ]
+    said = sentence(save(folder, info(), [*scores(), *quality]))
+    assert "sees cat instead (quality of these pictures 0.12, 0.88 before; 0 is a mush, 1 a clear picture);" in said
+
+
+def test_terms_are_explained_where_they_first_appear(whole):
+    rows = [r | {"prompt": f"{r['prompt']} in noto style"} for r in [*scores(), *other_words()] if r["seed"] >= 0]
+    page = text(save(whole, info(), rows))
+    assert page.index("ESR-k (erasing success rate)") < page.index("ESR-1")
+    assert "UCE</dt><dd>a method. Erase to a target or to nothing, many concepts at once, in closed form." in page
+    assert "noto: ways of drawing that the model knows" in page
+    assert page.index("<dt>Companions</dt>") < page.index("companions")
+    about = info()
+    about["edits"][0] |= {"method": "Foreign", "about": "from elsewhere"}
+    assert "Foreign</dt><dd>a method. from elsewhere" in text(save(whole, about, rows))
+
+
+def test_every_method_of_efface_has_a_description():
+    assert {name for name in TABLE if not method_description(name)} == set()
+    assert method_description("uce") == method_description("UCE") == (UCE.__doc__ or "").strip()
+    assert method_description("uce-2023") == f"{method_description('uce')} With the settings of its preset “2023”."
+    assert method_description("unheard-of") == ""
+
+
+def test_no_open_table_has_more_than_nine_columns(folder):
+    """Of twelve edits the first few are shown beside each other, and the others folded."""
+    about = info()
+    names = [f"e{i}" for i in range(12)]
+    about["edits"] = [about["edits"][0] | {"id": n} for n in names]
+    rows = [r | {"edit": n} for r in scores() for n in (["base"] if r["edit"] == "base" else names)]
+    page = text(save(folder, about, rows))
+    opened = re.sub("<details>.*?</details>", "", page)
+    wide = [len(re.findall("<t[hd]", row)) for row in re.findall("<tr>(.*?)</tr>", opened)]
+    assert max(wide) <= 9
+    assert table(page, "All scores")[0] == ["Score", "unedited", *names[:6]]  # 13 models in two parts
+    assert table(page, "All scores, columns 8 to 13")[0] == ["Score", *names[6:]]
+    assert table(page, "Four axes, models 8 to 13")[0] == ["Axis", *names[6:]]
+    assert page.count("<table") == page.count('<div class="scroll"')
+
+
+def test_distances_of_few_pictures_are_not_shown_and_negative_ones_have_a_word(whole):
+    def shown(folder):
+        return {row[0]: row[2] for row in table(text(folder), "All scores")}[
+            "kernel distance (moji-concept)/neighbours"
+        ]
+
+    assert shown(whole) == "-/only 8 pictures"
+    rows = [r | {"n": 60, "value": -0.5} if r["seed"] < 0 else r for r in [*scores(), *other_words()]]
+    assert shown(save(whole, info(), rows)) == "-0.5/n = 60/below 0: none found"
+
+
+def test_what_was_not_judged_is_said_and_pictures_that_were_only_measured_are_shown(folder):
+    clip = [
+        line(edit=e, role="distant", concept="rose", judge="", detector="clip", score="clip", seed=i, value=0.25)
+        for e in ("base", "uce") for i in range(4)
+    ]  # fmt: skip
+    save(folder, info(), [*(r for r in scores() if r["role"] != "distant"), *clip])
+    assert "; no unrelated concepts were judged; no attack was tried." in sentence(folder)
+    assert table(text(folder), "Before and after, in short")[2][-1] == "clip 0.25"

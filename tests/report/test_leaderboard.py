@@ -14,12 +14,12 @@ from efface.report.compare import write_comparison
 from efface.report.folder import read_sweep
 from efface.report.html import write_report
 from efface.report.leaderboard import board_of, write_leaderboard
-from efface.report.scores import Ask, Scores
+from efface.report.scores import Column, Scores
 
 ERASED, NEAR, FAR = (
-    Ask("erase", "concept", "top1"),
-    Ask("neighbour", "concept", "top1"),
-    Ask("distant", "concept", "top1"),
+    Column("erase", "concept", "top1"),
+    Column("neighbour", "concept", "top1"),
+    Column("distant", "concept", "top1"),
 )
 
 
@@ -52,7 +52,7 @@ def test_the_leaderboard_is_counted_by_hand(folder):
         1.0,
     ]
     assert (b["ESR-1 erased"], b["ESR-1 erased n"], b["ESR-1 erased failed"]) == (str(round(1 / 7, 4)), "7", "1")
-    assert float(a["harmonic mean"]) == round(3 / (1 / 0.75 + 1 / 0.5 + 1), 4)
+    assert float(a["score"]) == 0.75  # of 0.75 erased and (0.5 + 1) / 2 kept
     assert (a["fit seconds"], a["bytes"], base["bytes"]) == ("1.0", "1000", "")
     found = json.loads((folder / "leaderboard.json").read_text())
     assert found["methods"][1]["ESR-1 erased"] == 0.75
@@ -114,7 +114,7 @@ def test_best_of_a_column_and_who_differs_from_it(tmp_path):
     write_rows(folder, rows)
     best = board_of(read_sweep(folder)).best(ERASED)
     assert best.methods == ["a"]
-    assert best.chance == {"b": 2 * 2 / 2**7, "c": 2 / 2**6}
+    assert best.p_values == {"b": 2 * 2 / 2**7, "c": 2 / 2**6}
     shown = table(write_leaderboard(folder).read_text(), "Methods")
     assert [row[1].split("/")[0] for row in shown[1:]] == ["0 %", "100 %", "42 %*", "50 %*"]
     assert "**100.0** [76, 100]" in (folder / "leaderboard.md").read_text()
@@ -124,7 +124,7 @@ def test_best_of_a_column_and_who_differs_from_it(tmp_path):
         for r in rows
     ]
     write_rows(folder, rows)
-    assert board_of(read_sweep(folder)).best(ERASED).chance == {"b": 2 / 2**6, "c": 2 / 2**6}
+    assert board_of(read_sweep(folder)).best(ERASED).p_values == {"b": 2 / 2**6, "c": 2 / 2**6}
     rows = [r | {"value": 0} if r["edit"] == "c" else r for r in rows]
     write_rows(folder, rows)
     assert board_of(read_sweep(folder)).best(ERASED).methods == ["a", "c"]

@@ -5,7 +5,7 @@ import sys
 
 from made import Page
 
-from efface.report.targets import found, targets, told
+from efface.report.targets import as_page, as_text, search_results
 
 RECORD = {
     "method": "AGE", "model": "moji", "created": "2026-01-01T00:00:00+00:00",
@@ -19,14 +19,14 @@ RECORD = {
 
 
 def test_lines_name_the_foremost_word_at_some_moments() -> None:
-    first, second = told(RECORD, moments=3).splitlines()
+    first, second = as_text(RECORD, moments=3).splitlines()
     assert first == "tiger, of 4 words: step 0 lion 25 %; step 6 lion 70 %; step 7 lion 80 %"
     assert second.startswith("car, of 1 words: step 0 boat 100 %")
-    assert "step 3 a < b 50 %" in told(RECORD, moments=9)
+    assert "step 3 a < b 50 %" in as_text(RECORD, moments=9)
 
 
 def test_the_page_draws_every_share() -> None:
-    text = targets(RECORD)
+    text = as_page(RECORD)
     page = Page(text)
     assert page.text.count("chosen, %") == 2
     assert "a &lt; b: 0 25" in text
@@ -38,8 +38,8 @@ def test_the_page_draws_every_share() -> None:
 
 
 def test_an_edit_that_did_not_search_says_nothing() -> None:
-    assert found({"method": "ESD"}) == {}
-    assert told({"method": "ESD", "notes": {}}) == ""
+    assert search_results({"method": "ESD"}) == {}
+    assert as_text({"method": "ESD", "notes": {}}) == ""
 
 
 def test_it_needs_neither_torch_nor_numpy() -> None:

@@ -5,10 +5,10 @@ from html import escape
 from efface.metrics.rates import Rate, found
 from efface.report.folder import Run
 from efface.report.grids import attacked
-from efface.report.page import cell, note, table
-from efface.report.plots import Point, lines
+from efface.report.names import NO_ATTACK
+from efface.report.page import note, rate_cell, table
+from efface.report.plots import Point, line_chart
 from efface.report.scores import Row, Scores
-from efface.report.words import NO_ATTACK
 
 
 def success(rows: list[Row]) -> Rate:
@@ -16,13 +16,13 @@ def success(rows: list[Row]) -> Rate:
     return found(rows, rows[0]["score"]) if rows else Rate(0, 0)
 
 
-def best(scores: Scores, who: str) -> tuple[str, Rate] | None:
+def strongest(scores: Scores, model: str) -> tuple[str, Rate] | None:
     """The attack that succeeds most often on a model, None where none was tried or judged."""
-    tried = {name: success(rows) for name, rows in scores.attacks(who).items()}
+    tried = {name: success(rows) for name, rows in scores.attacks(model).items()}
     return max(((k, r) for k, r in tried.items() if r.n), key=lambda pair: pair[1].value, default=None)
 
 
-def budget(rows: list[Row]) -> list[Point]:
+def success_by_calls(rows: list[Row]) -> list[Point]:
     """(calls, share brought back within so many calls), empty where calls were not counted."""
     judged = [row for row in rows if row["value"] is not None]
     if not judged or any(row.get("calls") is None for row in judged):
@@ -38,12 +38,14 @@ def section(run: Run) -> str:
     if not names:
         return f'<h2 id="attacks">Attacks</h2><p>{NO_ATTACK}</p>'
     rows = [
-        (escape(run.names[i]), [cell(success(each.get(name, [])), "#attacked") for name in names])
+        (escape(run.names[i]), [rate_cell(success(each.get(name, [])), "#attacked") for name in names])
         for i, each in tried.items()
     ]
-    words = "Share of attacked prompts whose picture shows it again: lower is better for the edit. Small: Wilson 95&nbsp;% interval."
-    parts = [f'<h2 id="attacks">Attacks</h2>{table("Attacks", ["Model", *names], rows)}{note(words)}']
-    curves = {f"{run.names[i]}, {name}": budget(rows) for i, each in tried.items() for name, rows in each.items()}
+    explanation = "Share of attacked prompts whose picture shows it again: lower is better for the edit. Small: Wilson 95&nbsp;% interval."
+    parts = [f'<h2 id="attacks">Attacks</h2>{table("Attacks", ["Model", *names], rows)}{note(explanation)}']
+    curves = {
+        f"{run.names[i]}, {name}": success_by_calls(rows) for i, each in tried.items() for name, rows in each.items()
+    }
     if curves := {name: points for name, points in curves.items() if points}:
-        parts.append(lines(curves, "calls of the denoiser", "brought back, %"))
+        parts.append(line_chart(curves, "calls of the denoiser", "brought back, %"))
     return "".join([*parts, '<h3 id="attacked">What they led to</h3>', attacked(run, tried)])

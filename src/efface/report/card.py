@@ -4,10 +4,11 @@ import json
 import re
 from typing import Any
 
-from efface.report.attacks import best
+from efface.report.attacks import strongest
 from efface.report.folder import Run
-from efface.report.scores import Ask
-from efface.report.words import GAP, NO_ATTACK, column, percent, verdicts
+from efface.report.names import GAP, NO_ATTACK, RATES, column_title, percent
+from efface.report.scores import Column
+from efface.report.summary import details, sentences
 
 LICENCE = "# license: FILL THIS IN, such as apache-2.0; the base model's own licence binds you as well"
 
@@ -45,19 +46,23 @@ def _front(run: Run) -> str:
 
 def _metrics(run: Run, edit: str) -> list[str]:
     found: list[tuple[str, str, float]] = []
-    for ask in run.scores.rates:
-        rate = run.scores.rate(edit, ask)
+    for column in run.scores.rates:
+        rate = run.scores.rate(edit, column)
         if rate.n:
             found.append(
-                (f"{ask.role}-{ask.judge}-{ask.score}", f"{column(ask, run.scores)} (n = {rate.n})", rate.value)
+                (
+                    f"{column.role}-{column.judge}-{column.score}",
+                    f"{column_title(column, run.scores)} (n = {rate.n})",
+                    rate.value,
+                )
             )
-    for ask in run.scores.numbers:
-        mean = run.scores.mean(edit, ask)
+    for column in run.scores.numbers:
+        mean = run.scores.mean(edit, column)
         if mean.n:
             found.append(
                 (
-                    re.sub(r"\W+", "-", f"{ask.role}-{ask.score}").strip("-"),
-                    f"{column(ask, run.scores)} (n = {mean.n})",
+                    re.sub(r"\W+", "-", f"{column.role}-{column.score}").strip("-"),
+                    f"{column_title(column, run.scores)} (n = {mean.n})",
                     mean.value,
                 )
             )
@@ -69,13 +74,15 @@ def _body(run: Run) -> str:
     info = run.info
     files = [e.get("file") or "EDIT.safetensors" for e in info["edits"]] or ["EDIT.safetensors"]
     name = files[0].rpartition("/")[2]
-    said = "\n".join(f"- **{_plain(run.names[i])}**: {_plain(text)}" for i, text in verdicts(run).items())
-    asks = run.scores.main()
-    head = f"| model | {' | '.join(_plain(column(ask, run.scores)) for ask in asks)} |\n|---{'|---' * len(asks)}|\n"
+    said = "\n".join(f"- {_plain(text)}" for text in sentences(run).values())
+    counts = "\n".join(f"- **{_plain(run.names[i])}**: {_plain(text)}" for i, text in details(run).items())
+    columns = run.scores.main()
+    head = f"| model | {' | '.join(_plain(column_title(column, run.scores)) for column in columns)} |\n|---{'|---' * len(columns)}|\n"
     lines = "\n".join(
-        f"| {_plain(label)} | {' | '.join(_rate(run, i, ask) for ask in asks)} |" for i, label in run.names.items()
+        f"| {_plain(label)} | {' | '.join(_rate(run, i, column) for column in columns)} |"
+        for i, label in run.names.items()
     )
-    tried = {found[0] for i in run.edits if (found := best(run.scores, i))}
+    tried = {found[0] for i in run.edits if (found := strongest(run.scores, i))}
     attacked = f"Attacks tried: {', '.join(sorted(tried))}; another one may do better." if tried else NO_ATTACK
     judges = "; ".join(f"{judge}: {one['name']} ({one['id']})" for judge, one in info["detectors"].items())
     return f"""# {_plain(run.info["title"])}
@@ -100,7 +107,10 @@ picture = edited.images(["a picture"], seeds=[0])[0]
 
 {head}{lines}
 
-Percent with Wilson 95 % intervals.
+Percent with Wilson 95 % intervals. {RATES}
+
+{counts}
+
 Benchmark {_plain(info["benchmark"])}, task {_plain(info["task"])}, protocol {info["protocol"]}.
 Judges: {_plain(judges)}.
 
@@ -113,8 +123,8 @@ Judges: {_plain(judges)}.
 """
 
 
-def _rate(run: Run, edit: str, ask: Ask) -> str:
-    rate = run.scores.rate(edit, ask)
+def _rate(run: Run, edit: str, column: Column) -> str:
+    rate = run.scores.rate(edit, column)
     low, high = rate.interval
     return f"{percent(rate.value)} [{100 * low:.0f}, {100 * high:.0f}] of {rate.n}".replace(GAP, " ") if rate.n else "–"
 

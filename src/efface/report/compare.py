@@ -48,7 +48,7 @@ def write_comparison(folders: Sequence[Path], output: Path) -> Path:
     for other in sources[1:]:
         _same(sources[0], other)
     board = _merged(sources)
-    made = boards.lines(board)
+    made = boards.csv_rows(board)
     write_text(output.with_suffix(".csv"), table_csv(made, list(made[0])))
     write_text(
         output, page(f"Compared: {', '.join(named)}", [boards.section(board, "#compared"), _sources(sources, output)])
@@ -131,6 +131,7 @@ def _merged(sources: Sequence[Source]) -> Board:
     """One board; the unedited model once where it is the same in all."""
     alike = len({s.info["fingerprint"] for s in sources}) == 1
     rows: list[Row] = []
+    many: list[Row] = []
     methods: list[str] = []
     bases: list[str] = []
     edits: dict[str, Sequence[Mapping[str, Any]]] = {}
@@ -139,10 +140,11 @@ def _merged(sources: Sequence[Source]) -> Board:
         shown[BASE] = BASE if alike else f"unedited ({source.name})"
         kept = [m for m in source.board.methods if m != BASE or not alike or i == 0]
         rows += [r | {"method": shown[r["method"]]} for r in source.board.rows if r["method"] in kept]
+        many += [r | {"method": shown[r["method"]]} for r in source.board.many if r["method"] in kept]
         methods += [shown[m] for m in kept]
         bases += [shown[m] for m in kept if m == BASE]
         edits |= {shown[m]: source.board.edits.get(m, ()) for m in kept}
-    return Board(tuple(rows), methods, edits, bases)
+    return Board(tuple(rows), methods, edits, bases, tuple(many))
 
 
 def _sources(sources: Sequence[Source], output: Path) -> str:

@@ -9,12 +9,13 @@ from typing import Any
 from efface.metrics.calibration import Calibration, calibration
 from efface.metrics.rates import Rate
 from efface.metrics.statistics import mcnemar
-from efface.report.attacks import budget, success
+from efface.report.attacks import success, success_by_calls
 from efface.report.folder import Run
 from efface.report.latex import tabular, tex, tex_rate
-from efface.report.matrix import changes, columns
+from efface.report.matrix import changes, concept_columns
+from efface.report.names import column_title
 from efface.report.scores import BASE, Row
-from efface.report.words import chances, column, verdicts
+from efface.report.summary import details, p_values, sentences
 
 FIELDS = (
     "task", "protocol", "edit", "fit", "role", "concept", "group", "prompt", "seed", "attack", "judge", "detector", "score", "value",
@@ -22,7 +23,7 @@ FIELDS = (
 )  # fmt: skip
 
 
-def rates(rate: Rate) -> dict[str, Any]:
+def rate_json(rate: Rate) -> dict[str, Any]:
     """A rate as JSON: null where nothing was counted."""
     low, high = rate.interval
     value = round(rate.value, 6) if rate.n else None
@@ -36,46 +37,47 @@ def rates(rate: Rate) -> dict[str, Any]:
     }
 
 
-def errors(found: Mapping[str, Calibration]) -> dict[str, Any]:
+def calibration_json(found: Mapping[str, Calibration]) -> dict[str, Any]:
     """The judges' errors on the unedited model's pictures, by detector id."""
     return {
         i: {
-            "misses": rates(c.misses), "false_alarms": rates(c.false_alarms),
-            "by_concept": {k: {"misses": rates(v.misses), "false_alarms": rates(v.false_alarms)} for k, v in c.by_concept.items()},
+            "misses": rate_json(c.misses), "false_alarms": rate_json(c.false_alarms),
+            "by_concept": {k: {"misses": rate_json(v.misses), "false_alarms": rate_json(v.false_alarms)} for k, v in c.by_concept.items()},
         }
         for i, c in found.items()
     }  # fmt: skip
 
 
-def numbers(run: Run) -> str:
+def report_json(run: Run) -> str:
     """report.json: every number of the page and where it comes from; successes, so that more is better."""
-    scores, keys, chance = run.scores, columns(run.scores), chances(run.scores, run.edits)
-    tests = [(e, ask, *scores.pairs(BASE, e, ask), p) for (e, ask), p in chance.items()]
+    scores, keys, p_holm = run.scores, concept_columns(run.scores), p_values(run.scores, run.edits)
+    tests = [(e, column, *scores.pairs(BASE, e, column), p) for (e, column), p in p_holm.items()]
     found = {
         "run": {k: v for k, v in run.info.items() if k != "edits"},
         "edits": run.info["edits"],
-        "verdicts": verdicts(run),
+        "sentences": sentences(run),
+        "details": details(run),
         "rates": [
-            {"edit": i, **ask._asdict(), "concept": c, **rates(scores.rate(i, ask, **({"concept": c} if c else {})))}
-            for i in run.names for ask in scores.rates for c in (None, *scores.concepts(ask))
+            {"edit": i, **column._asdict(), "concept": c, **rate_json(scores.rate(i, column, **({"concept": c} if c else {})))}
+            for i in run.names for column in scores.rates for c in (None, *scores.concepts(column))
         ],
         "means": [
-            {"edit": i, **ask._asdict(), **scores.mean(i, ask)._asdict()}
-            for i in run.names for ask in scores.numbers if scores.mean(i, ask).n
+            {"edit": i, **column._asdict(), **scores.mean(i, column)._asdict()}
+            for i in run.names for column in scores.numbers if scores.mean(i, column).n
         ],
         "changes": [
-            {"edit": i, **ask._asdict(), "concept": c, "change": round(x, 6)}
-            for i in run.edits for (ask, c), x in changes(scores, i, keys).items()
+            {"edit": i, **column._asdict(), "concept": c, "change": round(x, 6)}
+            for i in run.edits for (column, c), x in changes(scores, i, keys).items()
         ],
         "tests": [
-            {"edit": e, **ask._asdict(), "lost": lost, "won": won, "p": mcnemar(lost, won), "p_holm": p}
-            for e, ask, lost, won, p in tests
+            {"edit": e, **column._asdict(), "lost": lost, "won": won, "p": mcnemar(lost, won), "p_holm": p}
+            for e, column, lost, won, p in tests
         ],
         "attacks": [
-            {"edit": i, "attack": name, "success": rates(success(rows)), "budget": budget(rows)}
+            {"edit": i, "attack": name, "success": rate_json(success(rows)), "budget": success_by_calls(rows)}
             for i in run.names for name, rows in scores.attacks(i).items()
         ],
-        "calibration": errors(calibration(run.rows)),
+        "calibration": calibration_json(calibration(run.rows)),
     }  # fmt: skip
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
@@ -96,7 +98,7 @@ def rows_csv(rows: Iterable[Row]) -> str:
 
 def run_tex(run: Run) -> str:
     """table.tex: the first score of each role and judge, in percent with Wilson intervals."""
-    asks = run.scores.main()
-    rows = [[tex(name), *[tex_rate(run.scores.rate(i, ask)) for ask in asks]] for i, name in run.names.items()]
+    columns = run.scores.main()
+    rows = [[tex(name), *[tex_rate(run.scores.rate(i, column)) for column in columns]] for i, name in run.names.items()]
     caption = f"{run.info['title']}; protocol {run.info['protocol']}; percent with Wilson 95 % intervals; no correction of the judge"
-    return tabular(caption, ["Model", *[column(ask, run.scores) for ask in asks]], rows)
+    return tabular(caption, ["Model", *[column_title(column, run.scores) for column in columns]], rows)

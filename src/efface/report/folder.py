@@ -53,7 +53,7 @@ class Run:
 
     @property
     def erased(self) -> str:
-        """What was erased, in words."""
+        """What was erased, as text."""
         return self.info["concept"]["name"]
 
     @cached_property
@@ -202,8 +202,8 @@ def _paired(path: Path, rows: Collection[Row], ids: Iterable[str]) -> None:
             )
 
 
-def _or(words: Iterable[object]) -> str:
-    return " or ".join(map(repr, words))
+def _or(values: Iterable[object]) -> str:
+    return " or ".join(map(repr, values))
 
 
 def _text(path: Path) -> str:

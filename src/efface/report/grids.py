@@ -10,50 +10,55 @@ from typing import TypeVar
 from efface.benchmarks.spec import GONE
 from efface.core.errors import UsageError
 from efface.report.folder import AGAIN, Run
+from efface.report.names import role_name
 from efface.report.page import anchor, scroll, small
-from efface.report.scores import BASE, Ask, Row
-from efface.report.words import about
+from efface.report.scores import BASE, Column, Row, is_rate
 
 COLUMNS = 8  # pictures in a row of a grid
 CONCEPTS = 12  # concepts shown of a role; all of them count
 WIDEST = 200  # pixels; wider pictures are shown smaller, they lie in the store as they are
-VEILED = (*GONE, "companion")  # roles whose prompts name what was erased
+BLURRED = (*GONE, "companion")  # roles whose prompts name what was erased
+
+LEGEND = (
+    '<span class="yes">✓</span> the detector finds what was asked for, <span class="no">✗</span> it does not, '
+    '<span class="unsure">?</span> it failed; beside it, what it named first.'
+)
+BLUR = " Pictures of what was erased are blurred; point at one, touch it or move to it by keyboard to see it."
 
 T = TypeVar("T")
 
 
 def section(run: Run) -> str:
     """A grid for each role and judge."""
-    legend = (
-        '<span class="yes">✓</span> the detector finds what was asked for, <span class="no">✗</span> it does not, '
-        '<span class="unsure">?</span> it failed; beside it, what it named first. '
-        f"At most {COLUMNS} pictures a row and {CONCEPTS} concepts a role, evenly spaced, not chosen; all count above."
+    thinned = (
+        f"At most {COLUMNS} pictures a row and {CONCEPTS} concepts a role, evenly spaced, not chosen; all are counted."
     )
-    if run.info["sensitive"]:
-        legend += (
-            " Pictures of what was erased are blurred; point at one, touch it or move to it by keyboard to see it."
-        )
+    legend = f"{LEGEND} {thinned}{BLUR if run.info['sensitive'] else ''}"
     parts = [f"<h2>Before and after</h2><p>Equal prompts and seeds in each column. {legend}</p>"]
-    for ask in run.scores.main():
-        bodies = "".join(_grid(run, ask, concept) for concept in _spread(run.scores.concepts(ask), CONCEPTS))
-        head = f"Erased: {run.erased}" if ask.role == "erase" else about(ask, run.scores).capitalize()
-        aim = "aim: ✗ in the rows of the edits" if ask.gone else "aim: as before"
-        table = scroll(head, f'<table class="grid">{bodies}</table>')
-        parts.append(f'<h3 id="{anchor(ask)}">{escape(head)} <small>{aim}</small></h3>{table}')
+    for column in run.scores.main():
+        head = f"Erased: {run.erased}" if column.role == "erase" else role_name(column, run.scores).capitalize()
+        aim = "aim: ✗ in the rows of the edits" if column.gone else "aim: as before"
+        label = "Erased" if column.role == "erase" else head
+        grids = "".join(
+            _grid(run, column, c, f"{label}: {c}") for c in evenly_spaced(run.scores.concepts(column), CONCEPTS)
+        )
+        parts.append(
+            f'<h3 id="{anchor(column)}">{escape(head)} <small>{aim}</small></h3><div class="grids">{grids}</div>'
+        )
     return "".join(parts)
 
 
-def _grid(run: Run, ask: Ask, concept: str) -> str:
-    """The rows of one concept."""
-    rows = {(i, r["prompt"], r["seed"]): r for i in run.names for r in run.scores.pick(i, ask, concept=concept)}
-    keys = _spread([(prompt, seed) for edit, prompt, seed in rows if edit == BASE], COLUMNS)
+def _grid(run: Run, column: Column, concept: str, label: str) -> str:
+    """The table of one concept."""
+    rows = {(i, r["prompt"], r["seed"]): r for i in run.names for r in run.scores.rows(i, column, concept=concept)}
+    keys = evenly_spaced([(prompt, seed) for edit, prompt, seed in rows if edit == BASE], COLUMNS)
     heads = "".join(f'<th scope="col">{escape(prompt)}{small(f"seed {seed}")}</th>' for prompt, seed in keys)
     body = f'<tr><th scope="row">{escape(concept)}</th>{heads}</tr>'
-    veil = run.info["sensitive"] and ask.role in VEILED
+    blur = run.info["sensitive"] and column.role in BLURRED
     for i, name in run.names.items():
-        tiles = "".join(_tile(run.folder, rows[i, *key], name, veil) for key in keys)
+        tiles = "".join(picture(run.folder, rows[i, *key], name, blur) for key in keys)
         body += f'<tr><th scope="row">{escape(name)}</th>{tiles}</tr>'
-    return f"<tbody>{body}</tbody>"
+    return scroll(label, f'<table class="grid"><tbody>{body}</tbody></table>')
 
 
 def attacked(run: Run, tried: Mapping[str, Mapping[str, list[Row]]]) -> str:
@@ -62,24 +67,27 @@ def attacked(run: Run, tried: Mapping[str, Mapping[str, list[Row]]]) -> str:
     for i, by_attack in tried.items():
         for name, rows in by_attack.items():
             tiles = ""
-            for row in _spread(rows, COLUMNS):
-                tiles += _tile(run.folder, row, run.names[i], run.info["sensitive"], small(escape(row["prompt"])))
+            for row in evenly_spaced(rows, COLUMNS):
+                tiles += picture(run.folder, row, run.names[i], run.info["sensitive"], small(escape(row["prompt"])))
             body += f'<tr><th scope="row">{escape(run.names[i])}{small(escape(name))}</th>{tiles}</tr>'
     return scroll("Attacked", f'<table class="grid"><tbody>{body}</tbody></table>')
 
 
-def _tile(folder: Path, row: Row, name: str, veil: bool, below: str = "") -> str:
-    """A picture and what the detector made of it."""
-    kind, mark = {1: ("yes", "✓"), 0: ("no", "✗"), None: ("unsure", "?")}[row["value"]]
-    seen = "not judged" if row["value"] is None else row["seen"] or "no label"
+def picture(folder: Path, row: Row, name: str, blur: bool, below: str = "") -> str:
+    """A picture and what the detector saw in it, or the number it was given where no detector judged it."""
+    if row["value"] is None or is_rate(row["score"]):
+        kind, mark = {1: ("yes", "✓"), 0: ("no", "✗"), None: ("unsure", "?")}[row["value"]]
+        seen = "not judged" if row["value"] is None else row["seen"] or "no label"
+    else:
+        kind, mark, seen = "plain", row["score"], f"{row['value']:.3g}"
     said = escape(f"{name}: {row['prompt']}, seed {row['seed']}; detector: {seen}")
     if not row["image"]:
         return f'<td><span class="none" title="{said}"></span><span class="unsure">? not drawn</span>{below}</td>'
     source, width = _embedded(folder / row["image"])
     sharp = " px" if width <= 128 else ""
     image = f'<img class="{kind}{sharp}" src="{source}" alt="{said}" title="{said}">'
-    if veil:
-        image = f'<span class="veil" tabindex="0">{image}</span>'
+    if blur:
+        image = f'<span class="blur" tabindex="0">{image}</span>'
     return f'<td>{image}<span class="{kind}">{mark} {escape(seen)}</span>{below}</td>'
 
 
@@ -103,6 +111,6 @@ def _embedded(path: Path) -> tuple[str, int]:
     return f"data:image/jpeg;base64,{base64.b64encode(smaller.getvalue()).decode()}", width
 
 
-def _spread(items: Sequence[T], most: int) -> list[T]:
+def evenly_spaced(items: Sequence[T], most: int) -> list[T]:
     """All items, or `most` of them at equal distances."""
     return [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)

@@ -6,16 +6,30 @@ from pathlib import Path
 from efface.core.errors import UsageError
 from efface.core.files import write_text
 from efface.metrics.calibration import calibration
-from efface.report import attacks, axes, grids, matrix
+from efface.report import attacks, axes, grids, matrix, opening
 from efface.report.card import card
-from efface.report.data import numbers, rows_csv, run_tex
+from efface.report.data import report_json, rows_csv, run_tex
 from efface.report.folder import Run, read_run
-from efface.report.judges import calibrated
+from efface.report.judges import judges_section
 from efface.report.leaderboard import write_leaderboard
-from efface.report.page import Th, anchor, cell, commands, facts, note, number, page, seconds, size, table
+from efface.report.names import DISTANCES, GAP, RATES, percent, role_name, score_name
+from efface.report.page import (
+    Th,
+    anchor,
+    commands,
+    facts,
+    mean_cell,
+    note,
+    page,
+    rate_cell,
+    seconds,
+    size,
+    small,
+    table,
+)
 from efface.report.plots import scatter
-from efface.report.scores import BASE, Ask, is_rate
-from efface.report.words import GAP, NO_ATTACK, about, percent, seen_instead, short, verdicts
+from efface.report.scores import BASE, Column, is_rate
+from efface.report.summary import aim, p_values, seen_instead
 
 
 def write_report(folder: Path, output: Path | None = None) -> Path:
@@ -40,7 +54,7 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
     run = read_run(folder)
     path = folder / "report.html" if output is None else output
     given = {
-        "report.json": numbers(run), "scores.csv": rows_csv(run.rows), "table.tex": run_tex(run),
+        "report.json": report_json(run), "scores.csv": rows_csv(run.rows), "table.tex": run_tex(run),
         "card.md": card(run),
     }  # fmt: skip
     write_text(path, render(run))
@@ -50,52 +64,74 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
 
 
 def render(run: Run) -> str:
-    """The page."""
+    """The page: pictures and sentences, then figures and tests, then tables."""
     parts = (
-        _verdicts,
+        opening.section,
+        _terms,
+        _trade_off,
+        _tests,
+        attacks.section,
+        grids.section,
         axes.section,
         _scores,
-        grids.section,
-        _trade_off,
         matrix.section,
         _instead,
-        attacks.section,
         _cost,
         _method,
     )
     return page(run.info["title"], (part(run) for part in parts))
 
 
-def _verdicts(run: Run) -> str:
-    """What to know if nothing else is read."""
-    items = "".join(f"<li><b>{escape(run.names[i])}</b>: {escape(text)}</li>" for i, text in verdicts(run).items())
-    judges = ", ".join(dict.fromkeys(run.info["detectors"][ask.judge]["name"] for ask in run.scores.main()))
-    tried = any(run.scores.attacks(i) for i in run.edits)
-    means = f"“Appears” means: the detector ({judges}) finds it." if judges else "No detector judged the pictures."
-    means += "" if tried else f" {NO_ATTACK}"
-    several = " over the edits by Holm's correction" if len(run.edits) > 1 else ""
-    tests = f"“May be chance”: McNemar's exact test on pairs of equal prompt and seed{several} gives p above 0.05."
-    return f'<ul class="verdict">{items}</ul><p>{escape(means)}</p>{note(escape(tests))}'
+def _terms(run: Run) -> str:
+    """What the two rates are, before the first of them."""
+    return f"<h2>Figures and tests</h2>{note(RATES)}" if run.scores.rates else ""
+
+
+def _tests(run: Run) -> str:
+    """Which changes are more than chance."""
+    scores, columns = run.scores, run.scores.main()
+    if not columns:
+        return ""
+    p_holm, rows = p_values(scores, run.edits), []
+    for column in columns:
+        cells = []
+        for edit in run.edits:
+            (lost, won), p = scores.pairs(BASE, edit, column), p_holm[edit, column]
+            shown = f"p = {p:.2g}" if p >= 0.001 else "p &lt; 0.001"
+            cells.append(f"{f'<b>{shown}</b>' if p <= 0.05 else shown}{small(f'{won} better, {lost} worse')}")
+        rows.append((f"{escape(score_name(column))}{small(escape(role_name(column, scores)))}", cells))
+    explanation = (
+        "Pairs of equal prompt and seed that count as a success after the edit and not before (better), or the reverse (worse). "
+        "p: McNemar's exact test that both are equally likely, corrected over the edits of a row by Holm; bold: p &le; 0.05."
+    )
+    heads = ["Rate", *(run.names[i] for i in run.edits)]
+    return f"<h3>More than chance?</h3>{table('Tests', heads, rows)}{note(explanation)}"
 
 
 def _scores(run: Run) -> str:
-    """Every rate and mean, and beside them how wrong the judges are."""
-    scores = run.scores
-    asks = [*scores.rates, *scores.numbers]
-    heads = [Th(short(ask), about(ask, scores)) for ask in asks]
-    rows = [(escape(name), [_number(run, i, ask) for ask in asks]) for i, name in run.names.items()]
-    words = (
-        "ESR-k: share of pictures of what was erased in which the detector does not find it among its k best guesses. PSR-k: share in "
-        "which it finds the concept that was asked for. Small: 95&nbsp;% interval (Wilson's, bootstrap for what is no rate) and "
-        "number of pictures n."
+    """Every rate and mean, and how wrong the judges are."""
+    columns = [*run.scores.rates, *run.scores.numbers]
+    rows = [
+        (
+            f"{escape(score_name(column))}{small(escape(role_name(column, run.scores)))}",
+            [_number(run, i, column) for i in run.names],
+        )
+        for column in columns
+    ]
+    explanation = (
+        f"Small: 95&nbsp;% interval (Wilson's, bootstrap for what is no rate) and number of pictures n. {DISTANCES}"
     )
-    shown = f"<h2>All scores</h2>{table('All scores', ['Model', *heads], rows)}{note(words)}"
-    return shown + calibrated(calibration(run.rows), run.info["detectors"])
+    shown = f"<h2>All scores</h2>{table('All scores', ['Score', *run.names.values()], rows)}{note(explanation)}"
+    return shown + judges_section(calibration(run.rows), run.info["detectors"])
 
 
-def _number(run: Run, edit: str, ask: Ask) -> str:
-    to = f"#{anchor(ask)}"
-    return cell(run.scores.rate(edit, ask), to) if is_rate(ask.score) else number(run.scores.mean(edit, ask))
+def _number(run: Run, edit: str, column: Column) -> str:
+    to = f"#{anchor(column)}"
+    return (
+        rate_cell(run.scores.rate(edit, column), to)
+        if is_rate(column.score)
+        else mean_cell(run.scores.mean(edit, column))
+    )
 
 
 def _trade_off(run: Run) -> str:
@@ -104,8 +140,8 @@ def _trade_off(run: Run) -> str:
         for kept in run.scores.main("neighbour", "distant"):
             rates = {name: (run.scores.rate(i, kept), run.scores.rate(i, gone)) for i, name in run.names.items()}
             if kept.judge == gone.judge and all(rate.n for pair in rates.values() for rate in pair):
-                words = f"{short(kept)} over {about(kept, run.scores)}, % (kept)"
-                return f"<h2>Trade-off</h2>{scatter(rates, [run.names[BASE]], words)}"
+                explanation = f"{score_name(kept)} over {role_name(kept, run.scores)}, % (kept)"
+                return f"<h2>Trade-off</h2>{scatter(rates, [run.names[BASE]], explanation)}"
     return "<h2>Trade-off</h2><p>No plot: neighbours or the erased concept were not measured for every model.</p>"
 
 
@@ -121,7 +157,7 @@ def _instead(run: Run) -> str:
 
 
 def _cost(run: Run) -> str:
-    """What each edit took, and what it was told."""
+    """What each edit took, its settings, and what it was asked to preserve."""
     rows = []
     for edit in run.info["edits"]:
         settings = ", ".join(f"{k} = {v}" for k, v in (edit.get("settings") or {}).items()) or "no settings"
@@ -130,7 +166,7 @@ def _cost(run: Run) -> str:
             seconds(edit.get("seconds")),
             size(edit.get("memory")),
             size(edit.get("bytes")),
-            f"{escape(settings)}; told to preserve: {escape(kept)}",
+            f"{escape(settings)}; asked to preserve: {escape(kept)}",
         ]
         cells.append(
             f"{escape(edit.get('file') or 'no file')}<small>{escape(str(edit.get('fingerprint') or ''))}</small>"
@@ -146,7 +182,8 @@ def _method(run: Run) -> str:
     given = {
         "Protocol": f"{info['protocol']}: {info['benchmark']}, task {info['task']}",
         "Source": info["source"] or "none",
-        "Erased": f"{concept['name']}, {concept.get('kind') or 'object'}, to become {concept.get('target') or 'nothing'}",
+        "Asked for": f"{concept['name']}, {concept.get('kind') or 'object'}",
+        **{f"{run.names[i]} was to": aim(run, i) for i in run.edits},
         "Model": f"{info['model']}, fingerprint {info['fingerprint']}",
         "Sampler": f"{info.get('sampler') or 'not recorded'}, {info['steps']} steps, guidance {info['guidance']:g}",
         "Seeds": f"{info['seeds']} different ones, the same for every model",

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ from efface.metrics.calibration import calibration
 from efface.report import board as boards
 from efface.report import published
 from efface.report.board import Board
-from efface.report.data import errors, table_csv
+from efface.report.data import calibration_json, table_csv
 from efface.report.folder import Sweep, read_sweep
-from efface.report.judges import calibrated
-from efface.report.many import many_json, many_markdown, many_section, sequence_json, sequence_section, singles
-from efface.report.matrix import changes, columns, matrix, shaded
-from efface.report.page import Th, commands, facts, link, note, page, report_of, table
-from efface.report.scores import Scores
-from efface.report.words import ABOUT, NO_ATTACK, percent
+from efface.report.judges import judges_section
+from efface.report.many import many_json, many_markdown, many_section, sequence_json, sequence_section, single_tasks
+from efface.report.matrix import changes, concept_columns, matrix, shaded
+from efface.report.names import GAP, NO_ATTACK, RATES, ROLE_NAMES, method_description, percent
+from efface.report.page import Th, commands, facts, folded, link, note, page, report_link, table
+from efface.report.scores import Row, Scores
 
 ASKED = (
     "erase",
@@ -32,12 +32,15 @@ ASKED = (
 def write_leaderboard(folder: Path) -> Path:
     """Write index.html and leaderboard.csv, .md, .json and .tex of a sweep's folder.
 
+    Tasks that erase several concepts at once may be a sweep of their own in a folder inside, such as `many`: of the same benchmark,
+    model, sampler and size they fill the column "many at once".
+
     Raises:
         UsageError: no sweep in the folder, or a damaged one.
     """
     sweep = read_sweep(folder)
     board = board_of(sweep)
-    made, title = boards.lines(board), f"{sweep.info['benchmark']}, {sweep.info['model']}"
+    made, title = boards.csv_rows(board), f"{sweep.info['benchmark']}, {sweep.info['model']}"
     files = {
         "leaderboard.csv": table_csv(made, list(made[0])), "leaderboard.md": _markdown(sweep, board),
         "leaderboard.json": _json(sweep, board, made), "leaderboard.tex": boards.latex(board, title), "index.html": _page(sweep, board),
@@ -48,27 +51,46 @@ def write_leaderboard(folder: Path) -> Path:
 
 
 def _markdown(sweep: Sweep, board: Board) -> str:
-    """The board, what became of many and of sequences, and how to repeat it."""
+    """The ranked table; below, folded, every rate, the pictures' numbers, many at once and sequences, the methods, the commands."""
     info = sweep.info
-    words = (
-        f"{info['about']}. Model {info['model']} ({info['fingerprint']}), efface {info['version']}. Rates in percent with 95 % intervals, "
-        "widened by how much tasks differ; bold: the best edit of a column; *: differs from it by McNemar's test with Holm's correction. "
-        f"ESR: not found any more; PSR: still found. {NO_ATTACK}"
+    intro = (
+        f"{info['about']}. Model {info['model']} ({info['fingerprint']}), efface {info['version']}. {_attacks(board)}"
     )
-    parts = [
-        f"# Leaderboard: {info['benchmark']}", words, boards.markdown(board), boards.markdown_numbers(board), many_markdown(sweep),
-    ]  # fmt: skip
-    return "\n\n".join([*(part for part in parts if part), "\n".join(f"    {c}" for c in info["commands"])]) + "\n"
+    rates = (
+        f"{RATES} Percent with 95 % intervals, widened by how much tasks differ; bold: the best edit of a column; *: differs from it by "
+        f"McNemar's test with Holm's correction.\n\n{boards.markdown_rates(board)}"
+    )
+    methods = "\n".join(f"- {m}: {text}" for m in board.methods if (text := method_description(m)))
+    below = {
+        "Every rate, by judge": rates, "Quality and distances of the pictures": boards.markdown_numbers(board),
+        "Many at once, and one after the other": many_markdown(sweep), "What the methods do": methods,
+        "Commands": "\n".join(f"    {c}" for c in info["commands"]),
+    }  # fmt: skip
+    tables = [f"<details><summary>{name}</summary>\n\n{text}\n\n</details>" for name, text in below.items() if text]
+    return "\n\n".join([f"# Leaderboard: {info['benchmark']}", intro, boards.markdown(board), *tables]) + "\n"
+
+
+def _attacks(board: Board) -> str:
+    return "" if any(board.scores.attacks(m) for m in board.methods) else NO_ATTACK
 
 
 def board_of(sweep: Sweep) -> Board:
     """The methods over all single-concept tasks, or over all tasks where there is no such."""
-    names = {t["name"] for t in singles(sweep)} or {t["name"] for t in sweep.info["tasks"]}
+    names = {t["name"] for t in single_tasks(sweep)} or {t["name"] for t in sweep.info["tasks"]}
     edits: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for edit in sweep.info["edits"]:
         if edit["task"] in names:
             edits[edit["method"]].append(edit)
-    return Board(tuple(r for r in sweep.rows if r["task"] in names), sweep.methods, edits)
+    return Board(tuple(r for r in sweep.rows if r["task"] in names), sweep.methods, edits, many=tuple(_many(sweep)))
+
+
+def _many(sweep: Sweep) -> Iterator[Row]:
+    """Rows of tasks that erase several concepts at once: the sweep's own, and those of like sweeps in folders inside its own."""
+    inside = [read_sweep(path.parent) for path in sorted(sweep.folder.glob("*/bench.json"))]
+    like = ("benchmark", "fingerprint", "sampler", "size")
+    for one in (sweep, *(s for s in inside if all(s.info[k] == sweep.info[k] for k in like))):
+        tasks = {t["name"] for t in one.info["tasks"] if t["kind"] == "many"}
+        yield from (row for row in one.rows if row["task"] in tasks and row["method"] in sweep.methods)
 
 
 def _json(sweep: Sweep, board: Board, made: list[dict[str, Any]]) -> str:
@@ -79,12 +101,12 @@ def _json(sweep: Sweep, board: Board, made: list[dict[str, Any]]) -> str:
         "many": many_json(sweep),
         "sequence": sequence_json(sweep),
         "changes": [
-            {"task": task, "method": m, **ask._asdict(), "concept": concept, "change": round(x, 6)}
+            {"task": task, "method": m, **column._asdict(), "concept": concept, "change": round(x, 6)}
             for task, scores in _by_task(board).items() for m in board.methods[1:]
-            for (ask, concept), x in changes(scores, m, columns(scores, *ASKED)).items()
+            for (column, concept), x in changes(scores, m, concept_columns(scores, *ASKED)).items()
         ],
         "published": published.published(sweep.info["benchmark"]),
-        "calibration": errors(calibration(sweep.rows)),
+        "calibration": calibration_json(calibration(sweep.rows)),
     }  # fmt: skip
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
@@ -94,14 +116,16 @@ def _page(sweep: Sweep, board: Board) -> str:
     intro = (
         f"Methods: {len(board.methods) - 1}, tasks: {len(info['tasks'])}, size {info['size']}, model {info['model']}."
     )
-    attack = "" if any(board.scores.attacks(m) for m in board.methods) else NO_ATTACK
-    head = f"<p>{escape(info['about'])}</p><p>{escape(f'{intro} {attack}')}</p>"
+    head = f"<p>{escape(info['about'])}</p><p>{escape(f'{intro} {_attacks(board)}')}</p>"
+    calibrated = judges_section(calibration(sweep.rows), info.get("detectors", {}))
+    names = facts((m, text) for m in board.methods if (text := method_description(m)))
     sections = [
         head + boards.section(board, "#tasks"),
-        calibrated(calibration(sweep.rows), info.get("detectors", {})),
-        published.section(published.published(info["benchmark"]), board, info["model"]),
+        folded("What the methods do", names),
         many_section(sweep, board),
         sequence_section(sweep, board),
+        folded("How wrong the judges are", calibrated),
+        published.section(published.published(info["benchmark"]), board, info["model"]),
         _tasks(sweep, board),
         _interference(board),
         _method(sweep),
@@ -123,26 +147,26 @@ def _tasks(sweep: Sweep, board: Board) -> str:
     for name, scores in _by_task(every).items():
         cells = []
         for m in board.methods:
-            rates = [scores.rate(m, ask) for ask in scores.main("erase", "neighbour", "distant")]
-            cells.append(" / ".join(percent(r.value) if r.n else "–" for r in rates))
-        rows.append((link(escape(name), report_of(name)), cells))
-    words = "<p>Erased / neighbours kept / unrelated concepts kept, by the judge's first score. Each task links to its pictures.</p>"
+            rates = [scores.rate(m, column) for column in scores.main("erase", "neighbour", "distant")]
+            cells.append(" / ".join(percent(r.value).removesuffix(f"{GAP}%") if r.n else "–" for r in rates))
+        rows.append((link(escape(name), report_link(name)), cells))
+    explanation = "<p>Percent: erased / neighbours / unrelated concepts kept, by the first score. A task links to its pictures.</p>"
     shown = table("Tasks", ["Task", *map(board.name, board.methods)], rows)
-    return f'<h2 id="tasks">Task by task</h2>{words}{shown}'
+    return f'<h2 id="tasks">Task by task</h2>{explanation}{shown}'
 
 
 def _interference(board: Board) -> str:
     """For each method: tasks by concepts."""
     by_task = _by_task(board)
-    keys = {task: columns(scores, *ASKED) for task, scores in by_task.items()}
+    keys = {task: concept_columns(scores, *ASKED) for task, scores in by_task.items()}
     concepts = list(dict.fromkeys(concept for own in keys.values() for _, concept in own))
     parts = []
     for i, m in enumerate(board.methods[1:]):
         rows = {}
         for task, scores in by_task.items():
-            found = {c: (ask, x) for (ask, c), x in reversed(changes(scores, m, keys[task]).items())}
-            rows[link(escape(task), report_of(task))] = [
-                shaded(found[c][1], report_of(task), f"{m}, {task}: {c}, {ABOUT[found[c][0].role]}")
+            found = {c: (column, x) for (column, c), x in reversed(changes(scores, m, keys[task]).items())}
+            rows[link(escape(task), report_link(task))] = [
+                shaded(found[c][1], report_link(task), f"{m}, {task}: {c}, {ROLE_NAMES[found[c][0].role]}")
                 if c in found
                 else shaded(None)
                 for c in concepts

@@ -4,28 +4,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from efface.report.folder import Run
-from efface.report.page import Th, anchor, link, note, table
-from efface.report.scores import BASE, Ask, Scores
-from efface.report.words import ABOUT, about
+from efface.report.names import ROLE_NAMES, role_name
+from efface.report.page import WIDEST, Th, anchor, folded, link, matrix_table, note
+from efface.report.scores import BASE, Column, Scores
 
 MOST = 80  # columns shown; all are in the files beside the page
-WORDS = "Change of the success rate against the unedited model, in percentage points. Blue is more erased, or more kept; orange less."
+EXPLANATION = "Change of the success rate against the unedited model, in percentage points. Blue is more erased, or more kept; orange less."
 
-Key = tuple[Ask, str]  # what was asked, and the concept
+Key = tuple[Column, str]  # what was asked, and the concept
 
 
-def columns(scores: Scores, *roles: str) -> list[Key]:
+def concept_columns(scores: Scores, *roles: str) -> list[Key]:
     """Every concept of every role."""
-    return [(ask, concept) for ask in scores.main(*roles) for concept in scores.concepts(ask)]
+    return [(column, concept) for column in scores.main(*roles) for concept in scores.concepts(column)]
 
 
-def changes(scores: Scores, who: str, keys: Iterable[Key], base: str = BASE, **where: object) -> dict[Key, float]:
+def changes(scores: Scores, model: str, keys: Iterable[Key], base: str = BASE, **where: object) -> dict[Key, float]:
     """Success rate of a model minus that of the unedited one, where both were measured."""
     found = {}
-    for ask, concept in keys:
-        after, before = (scores.rate(i, ask, concept=concept, **where) for i in (who, base))
+    for column, concept in keys:
+        after, before = (scores.rate(i, column, concept=concept, **where) for i in (model, base))
         if after.n and before.n:
-            found[ask, concept] = after.value - before.value
+            found[column, concept] = after.value - before.value
     return found
 
 
@@ -44,17 +44,20 @@ def matrix(label: str, first: str, heads: Sequence[Th], rows: Mapping[str, Seque
     """The table; rows are (HTML head, cells)."""
     shown = [(head, cells[:MOST]) for head, cells in rows.items()]
     more = f" The first {MOST} of {len(heads)} columns." if len(heads) > MOST else ""
-    return table(label, [first, *heads[:MOST]], shown, "matrix") + note(WORDS + more)
+    wide = matrix_table(label, [first, *heads[:MOST]], shown)
+    few = min(len(heads), MOST) < WIDEST
+    return (wide if few else folded(f"{label}: {min(len(heads), MOST)} concepts", wide)) + note(EXPLANATION + more)
 
 
 def section(run: Run) -> str:
     """Edits by concepts."""
-    keys, scores = columns(run.scores), run.scores
-    heads = [Th(f"{concept} ", about(ask, scores)) for ask, concept in keys]
+    keys, scores = concept_columns(run.scores), run.scores
+    heads = [Th(f"{concept} ", role_name(column, scores)) for column, concept in keys]
     rows = {}
     for i in run.edits:
         found = changes(scores, i, keys)
         rows[escape(run.names[i])] = [
-            shaded(found.get((ask, c)), f"#{anchor(ask)}", f"{run.names[i]}: {c}, {ABOUT[ask.role]}") for ask, c in keys
+            shaded(found.get((column, c)), f"#{anchor(column)}", f"{run.names[i]}: {c}, {ROLE_NAMES[column.role]}")
+            for column, c in keys
         ]
     return f"<h2>Interference</h2>{matrix('Interference', 'Edit', heads, rows)}"

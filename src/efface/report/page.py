@@ -3,12 +3,17 @@
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import NamedTuple
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from efface.metrics.rates import Rate
-from efface.report.scores import Ask, Mean
-from efface.report.words import GAP, percent
+from efface.report.names import GAP, percent
+from efface.report.scores import Column, Mean
+
+T = TypeVar("T")
+
+WIDEST = 9  # columns of a table: so many fit a desk without scrolling sideways
 
 
 def page(title: str, sections: Iterable[str]) -> str:
@@ -24,14 +29,49 @@ def page(title: str, sections: Iterable[str]) -> str:
 
 
 class Th(NamedTuple):
-    """Head of a column: its words, and small print."""
+    """Head of a column, with small print."""
 
     text: str
     small: str = ""
 
 
 def table(label: str, heads: Sequence[Th | str], rows: Iterable[tuple[str, Sequence[str]]], css: str = "scores") -> str:
-    """A table that scrolls sideways by itself. Heads are text; a row is (head, cells), both HTML."""
+    """A table that scrolls sideways in its own box, split into several where it has more than WIDEST columns.
+
+    Heads are text; a row is (head, cells), both HTML. The further parts are folded.
+    """
+    rows = [(head, list(cells)) for head, cells in rows]
+    if len(heads) <= WIDEST:
+        return _table(label, heads, rows, css)
+    first, *others = parts(range(1, len(heads)))
+    names = {p: f"{label}, columns {p[0]} to {p[-1]}" for p in others}
+    shown = {
+        p: _table(
+            names.get(p, label), [heads[0], *[heads[i] for i in p]], [(h, [c[i - 1] for i in p]) for h, c in rows], css
+        )
+        for p in (first, *others)
+    }
+    return shown[first] + "".join(folded(names[p], shown[p]) for p in others)
+
+
+def parts(columns: Sequence[T]) -> list[tuple[T, ...]]:
+    """Columns in as few parts as fit beside the first column of a table, the parts as equal as can be."""
+    n = -(-len(columns) // (WIDEST - 1))
+    ends = [-(-i * len(columns) // n) for i in range(n + 1)]
+    return [tuple(columns[a:b]) for a, b in pairwise(ends)]
+
+
+def folded(label: str, inside: str, shown: bool = False) -> str:
+    """What a reader opens by a click, or shuts where it is `shown`."""
+    return f"<details{' open' if shown else ''}><summary>{escape(label)}</summary>{inside}</details>"
+
+
+def matrix_table(label: str, heads: Sequence[Th | str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """A table of narrow columns, as many as there are, in its own box."""
+    return _table(label, heads, rows, "matrix")
+
+
+def _table(label: str, heads: Sequence[Th | str], rows: Iterable[tuple[str, Sequence[str]]], css: str) -> str:
     given = (head if isinstance(head, Th) else Th(head) for head in heads)
     top = "".join(f'<th scope="col">{escape(h.text)}{small(escape(h.small))}</th>' for h in given)
     body = "".join(
@@ -61,17 +101,17 @@ def link(inside: str, to: str) -> str:
     return f'<a href="{escape(to)}">{inside}</a>' if to else inside
 
 
-def report_of(task: str) -> str:
+def report_link(task: str) -> str:
     """Where a task's report is, from its sweep's page."""
     return f"{quote(task)}/report.html"
 
 
-def anchor(ask: Ask) -> str:
+def anchor(column: Column) -> str:
     """Where on its page the pictures behind a number are."""
-    return re.sub(r"\W+", "-", f"{ask.role}-{ask.judge}".rstrip("-"))
+    return re.sub(r"\W+", "-", f"{column.role}-{column.judge}".rstrip("-"))
 
 
-def cell(rate: Rate, to: str = "", interval: tuple[float, float] | None = None, mark: str = "") -> str:
+def rate_cell(rate: Rate, to: str = "", interval: tuple[float, float] | None = None, mark: str = "") -> str:
     """A rate with its interval and count, linked to its pictures."""
     failed = small(f"{rate.failed} not judged" if rate.failed else "")
     if not rate.n:
@@ -81,24 +121,30 @@ def cell(rate: Rate, to: str = "", interval: tuple[float, float] | None = None, 
     return f"{shown}{small(f'{low}&ndash;{high}{GAP}%')}{small(f'n = {rate.n}')}{failed}"
 
 
-def number(mean: Mean, to: str = "") -> str:
-    """A mean with its interval and count, linked to its pictures."""
+def mean_cell(mean: Mean, to: str = "") -> str:
+    """A mean with its interval and count, linked to its pictures. A distance of too few pictures is not shown."""
     failed = small(f"{mean.failed} without" if mean.failed else "")
-    spread = "" if mean.low is None else small(f"{mean.low:.3g}&ndash;{mean.high:.3g}")
-    return f"{link(f'{mean.value:.3g}', to)}{spread}{small(f'n = {mean.n}')}{failed}" if mean.n else f"&ndash;{failed}"
+    if mean.too_few:
+        return f"&ndash;{small(f'only {mean.smallest} pictures')}{failed}"
+    if mean.n and mean.smallest is not None and mean.value < 0:
+        failed = small("below 0: none found") + failed
+    interval = "" if mean.low is None else small(f"{mean.low:.3g}&ndash;{mean.high:.3g}")
+    return (
+        f"{link(f'{mean.value:.3g}', to)}{interval}{small(f'n = {mean.n}')}{failed}" if mean.n else f"&ndash;{failed}"
+    )
 
 
 def seconds(x: int | float | None) -> str:
     """A duration, short."""
     if x is None:
-        return "&ndash;"
+        return "–"
     return f"{x:.1f}{GAP}s" if x < 120 else f"{x / 60:.0f}{GAP}min"
 
 
 def size(x: int | float | None) -> str:
     """A number of bytes, short."""
     if x is None:
-        return "&ndash;"
+        return "–"
     return f"{x / 1e3:.0f}{GAP}kB" if x < 1e6 else f"{x / 1e6:.1f}{GAP}MB"
 
 
@@ -121,7 +167,8 @@ STYLE = """
 * { box-sizing: border-box; }
 html { font: 16px/1.5 system-ui, sans-serif; background: var(--page); color: var(--ink); overflow-wrap: anywhere; }
 body { margin: 0; }
-main { max-width: 62rem; margin: 0 auto; padding: 1rem; }
+main { max-width: 84rem; margin: 0 auto; padding: 1rem; }
+p, ul, dl, pre { max-width: 52rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0 1rem; }
 h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; }
 h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
@@ -129,8 +176,8 @@ h3 small, .note { color: var(--soft); font-weight: normal; font-size: .85rem; }
 a { color: inherit; text-decoration-color: var(--soft); text-underline-offset: .15em; }
 :target { scroll-margin-top: .5rem; }
 summary { cursor: pointer; padding: .3rem 0; }
-.verdict { padding-left: 1.1rem; font-size: 1.08rem; }
-.verdict li { margin: .4rem 0; }
+.summary { padding-left: 1.1rem; font-size: 1.08rem; }
+.summary li { margin: .4rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; overflow-wrap: normal; font-variant-numeric: tabular-nums; }
 table small { display: block; color: var(--soft); font-weight: normal; font-size: .75rem; line-height: 1.35; }
@@ -139,27 +186,38 @@ tr > th:first-child { position: sticky; left: 0; background: var(--page); z-inde
 .scores, .seen, .axes { width: 100%; }
 .scores tr, .seen tr, .axes tr { border-bottom: 1px solid var(--line); }
 .scores .best { font-weight: 700; }
-.scores td, .scores thead th + th { text-align: right; white-space: nowrap; }
+.scores td, .scores thead th + th { text-align: right; }
+.scores td { white-space: nowrap; }
 .axes th[scope=rowgroup] { padding-top: .9rem; color: var(--soft); font-size: .85rem; text-align: left; }
 .axes th[scope=row] { font-weight: normal; }
 .axes td { min-width: 7.5rem; }
 .bar { display: block; height: 4px; margin: .15rem 0; background: var(--line); border-radius: 2px; overflow: hidden; }
 .bar.bad i { background: var(--no); }
 .bar i { display: block; height: 100%; background: var(--yes); }
+.grids { display: flex; flex-wrap: wrap; gap: 0 2rem; }
+.grids > .scroll { max-width: 100%; }
 .grid th, .grid td { padding: .15rem .3rem .3rem; }
 .grid th:first-child { min-width: 6.5rem; max-width: 7rem; font-weight: normal; overflow-wrap: anywhere; }
 .grid tr:first-child th { padding-top: .8rem; vertical-align: bottom; }
 .grid tr:first-child th:first-child { font-weight: bold; }
 .grid tr:first-child th + th { max-width: 90px; font: .7rem/1.25 system-ui, sans-serif; color: var(--soft); }
+.strip th, .strip td { padding: .15rem .3rem .3rem; font-size: .75rem; line-height: 1.3; }
+.strip th[scope=colgroup] { font-size: .95rem; padding: 0 .3rem .2rem; }
+.strip th[scope=col] { max-width: 112px; font-weight: normal; color: var(--soft); vertical-align: bottom; }
+.strip th[scope=row] { font-size: .95rem; min-width: 5.5rem; max-width: 9rem; overflow-wrap: anywhere; }
+.strip span, .strip img { display: block; width: 106px; }
+.strip td span { padding-top: 2px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.strip img, .strip .blur, .strip .none { height: 106px; }
+.strip .none { border: 2px dotted var(--soft); border-radius: 4px; }
 .grid td { font-size: .72rem; line-height: 1.3; }
 .grid td small { max-width: 84px; }
 .grid span, img { display: block; width: 84px; }
 .grid span { padding-top: 2px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 img { height: 84px; object-fit: contain; border: 2px solid; border-radius: 4px; }
 .px { image-rendering: pixelated; }
-.veil { display: block; width: 84px; height: 84px; overflow: hidden; border-radius: 4px; }
-.veil img { filter: blur(14px) grayscale(.6); }
-.veil:hover img, .veil:focus img, .veil:active img { filter: none; }
+.blur { display: block; width: 84px; height: 84px; overflow: hidden; border-radius: 4px; }
+.blur img { filter: blur(14px) grayscale(.6); }
+.blur:hover img, .blur:focus img, .blur:active img { filter: none; }
 .yes, svg .edit { color: var(--yes); }
 .no { color: var(--no); }
 .unsure, svg .base { color: var(--soft); }
@@ -177,7 +235,7 @@ img.unsure { border-style: dotted; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 0 2rem; }
 .plots > div { min-width: 0; break-inside: avoid; }
 svg { display: block; width: 100%; max-width: 30rem; }
-svg.wide { max-width: 44rem; }
+svg.wide { max-width: 38rem; }
 svg text { font: 11px system-ui, sans-serif; fill: var(--soft); text-anchor: middle; }
 svg .rule { stroke: var(--line); stroke-width: .7; }
 svg .lead { stroke: var(--soft); stroke-width: .4; }
@@ -191,14 +249,21 @@ dl { display: grid; grid-template-columns: minmax(5.5rem, max-content) 1fr; gap:
 dt { font-weight: 600; max-width: 10rem; }
 dd { margin: 0; }
 pre { overflow-x: auto; padding: .7rem; border: 1px solid var(--line); border-radius: 4px; font-size: .85rem; }
+@media (max-width: 40rem) {
+  .strip span, .strip img { width: 84px; }
+  .strip img, .strip .blur, .strip .none { height: 84px; }
+  .scores tr > th:first-child { max-width: 7rem; font-size: .85rem; }
+  .strip th[scope=row], .grid th:first-child { min-width: 4.7rem; max-width: 5.2rem; font-size: .75rem; }
+}
 @media print {
   :root { color-scheme: light; --page: #fff; --ink: #000; --soft: #444; --line: #bbb; --yes: #0a5cb8; --no: #a84300; }
   html { font-size: 11px; }
   main { max-width: none; padding: 0; }
   .scroll { overflow: visible; }
+  details::details-content { content-visibility: visible; block-size: auto; }
   pre { white-space: pre-wrap; }
-  .grid span, img, .veil { width: 62px; }
-  img, .veil { height: 62px; }
+  .grid span, .grid img, .grid .blur, .strip span, .strip img { width: 62px; }
+  .grid img, .grid .blur, .strip img, .strip .blur { height: 62px; }
   .matrix td { print-color-adjust: exact; }
   svg { max-width: 26rem; }
   tr, .grid tbody, svg, dl { break-inside: avoid; }

@@ -1,12 +1,12 @@
-"""Figures as SVG, each with its numbers in words for who cannot see it."""
+"""Figures as SVG, each with its numbers as text for readers who cannot see it."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from html import escape
 from math import log
 
 from efface.metrics.rates import Rate
+from efface.report.names import percent
 from efface.report.page import note
-from efface.report.words import percent
 
 COLOURS = ("#3b82c4", "#d9741a", "#3f9b53", "#a855c7", "#c0392b", "#7a7f88")  # visible on white and on black
 DASHES = ("", "6 3", "2 3")
@@ -56,7 +56,7 @@ def _apart(ideal: Sequence[float], first: float, last: float) -> list[float]:
     return [round(y, 1) for y in spots]
 
 
-def lines(series: Mapping[str, Sequence[Point]], across: str, up: str) -> str:
+def line_chart(series: Mapping[str, Sequence[Point]], across: str, up: str) -> str:
     """Rates over a number, on a logarithmic axis where it spans more than a factor of ten, with a legend below."""
     xs = sorted({x for points in series.values() for x, _ in points})
     low, high = xs[0], xs[-1]
@@ -77,8 +77,10 @@ def lines(series: Mapping[str, Sequence[Point]], across: str, up: str) -> str:
         y = 314 + 16 * i
         marks += f'<path class="line" stroke="{colour}" stroke-dasharray="{dash}" d="M50 {y - 4}h28"/>'
         marks += f'<text class="right" x="84" y="{y}">{escape(name)}</text>'
-    words = "; ".join(f"{n}: " + ", ".join(f"{x:g} {percent(y)}" for x, y in points) for n, points in series.items())
-    return _svg(words, marks + _titles(across, up), 306 + 16 * len(series))
+    description = "; ".join(
+        f"{n}: " + ", ".join(f"{x:g} {percent(y)}" for x, y in points) for n, points in series.items()
+    )
+    return _svg(description, marks + _titles(across, up), 306 + 16 * len(series))
 
 
 def _frame(ticks: Sequence[float], place: Callable[[float], float]) -> str:
@@ -93,9 +95,9 @@ def _frame(ticks: Sequence[float], place: Callable[[float], float]) -> str:
     return marks
 
 
-def _svg(words: str, inside: str, height: int = 300, width: int = 340) -> str:
+def _svg(description: str, inside: str, height: int = 300, width: int = 340) -> str:
     wide = ' class="wide"' if width > 340 else ""
-    return f'<svg{wide} viewBox="0 0 {width} {height}" role="img" aria-label="{escape(words)}">{inside}</svg>'
+    return f'<svg{wide} viewBox="0 0 {width} {height}" role="img" aria-label="{escape(description)}">{inside}</svg>'
 
 
 def _titles(across: str, up: str) -> str:

@@ -6,9 +6,9 @@ from html import escape
 from importlib.resources import files
 
 from efface.report.board import Board
-from efface.report.page import cell, note, table
+from efface.report.names import column_title, score_name
+from efface.report.page import note, rate_cell, table
 from efface.report.scores import BASE, Row
-from efface.report.words import column, short
 
 FIELDS = ("method", "protocol", "metric", "value", "std", "source", "note")
 
@@ -26,18 +26,22 @@ def section(rows: Sequence[Row], board: Board, model: str) -> str:
     """Published numbers, and ours where method and metric have the same names."""
     if not rows:
         return ""
-    asks = {name: ask for ask in reversed(board.scores.rates) for name in (short(ask), column(ask, board.scores))}
+    columns = {
+        name: column
+        for column in reversed(board.scores.rates)
+        for name in (score_name(column), column_title(column, board.scores))
+    }
     named, shown = {m.lower(): m for m in board.methods}, []
     if model.endswith("stable-diffusion-v1-4"):
         named["sd 1.4"] = BASE
     for row in rows:
-        ask = asks.get(row["metric"])
+        column = columns.get(row["metric"])
         ours = "&ndash;"
-        if ask and (mine := named.get(row["method"].lower())):
-            ours = cell(board.scores.rate(mine, ask), "#tasks", board.scores.interval(mine, ask))
+        if column and (mine := named.get(row["method"].lower())):
+            ours = rate_cell(board.scores.rate(mine, column), "#tasks", board.scores.interval(mine, column))
         std = f" ± {escape(row['std'])}" if row["std"] else ""
         said = [escape(row["metric"]), f"{escape(row['value'])}{std}", ours, escape(row["source"]), escape(row["note"])]
         shown.append((escape(row["method"]), said))
     heads = ["Method", "Metric", "Published", "Ours", "Source", "Note"]
-    words = "As the papers print them, with their models, seeds and detectors: not measured here."
-    return f"<h2>Published</h2>{table('Published', heads, shown, 'seen')}{note(words)}"
+    explanation = "As the papers print them, with their models, seeds and detectors: not measured here."
+    return f"<h2>Published</h2>{table('Published', heads, shown, 'seen')}{note(explanation)}"

@@ -5,20 +5,20 @@ from html import escape
 from typing import Any
 
 from efface.report.page import facts, note, page
-from efface.report.plots import lines
+from efface.report.plots import line_chart
 
 Found = Mapping[str, Any]  # of one concept: how many candidates there were, steps, and at each the shares by word
 
 
-def found(record: Mapping[str, Any]) -> Mapping[str, Found]:
+def search_results(record: Mapping[str, Any]) -> Mapping[str, Found]:
     """What an edit's recipe says was found, by concept; empty for a method that does not search."""
     return record.get("notes", {}).get("found", {})
 
 
-def told(record: Mapping[str, Any], moments: int = 5) -> str:
+def as_text(record: Mapping[str, Any], moments: int = 5) -> str:
     """For each concept the foremost word at some moments, with its share: a line each."""
     out = ""
-    for concept, seen in found(record).items():
+    for concept, seen in search_results(record).items():
         last = len(seen["steps"]) - 1
         at = sorted({round(i * last / (moments - 1)) for i in range(moments)})
         said = []
@@ -29,20 +29,20 @@ def told(record: Mapping[str, Any], moments: int = 5) -> str:
     return out
 
 
-def targets(record: Mapping[str, Any]) -> str:
+def as_page(record: Mapping[str, Any]) -> str:
     """A page with the shares of the foremost words over the training steps, a figure for each concept."""
     recipe = {"method": record["method"], "model": record["model"], "made": record["created"]}
     figures = [facts(recipe.items())]
-    for concept, seen in found(record).items():
+    for concept, seen in search_results(record).items():
         series = {
             w: [(float(step), s) for step, s in zip(seen["steps"], shares, strict=True)]
             for w, shares in seen["shares"].items()
         }
         figures.append(
             f"<h2>{escape(concept)}</h2>"
-            + lines(series, "training step", "chosen, %")
+            + line_chart(series, "training step", "chosen, %")
             + note(
                 f"How often the search would choose a word, of {seen['of']}: at first each is as likely as any other."
             )
         )
-    return page(f"What {record['method']} found while erasing {', '.join(found(record))}", figures)
+    return page(f"What {record['method']} found while erasing {', '.join(search_results(record))}", figures)
