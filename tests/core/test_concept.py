@@ -2,7 +2,7 @@
 
 import pytest
 
-from efface.core.concept import Concept, concepts, same
+from efface.core.concept import Concept, article, concepts, same
 from efface.core.errors import EffaceError, UsageError, nearest
 
 
@@ -28,18 +28,9 @@ def test_same_ignores_case_and_spacing_only(a: str, b: str, equal: bool) -> None
     assert same(a, b) is equal
 
 
-def test_an_article_is_said_once() -> None:
-    assert Concept("a tiger", "the cat").pairs()[1:] == [
-        ("a tiger", "the cat"),
-        ("a picture of a tiger", "a picture of the cat"),
-    ]
-    assert Concept("owl", "ant").pairs()[1] == ("an owl", "an ant")
-
-
-def test_without_a_target_a_style_becomes_what_it_was_said_of() -> None:
-    plain, aimed = (dict(Concept("noto", to, kind="style").pairs(things=True)) for to in ("", "sketch"))
-    assert (plain["noto"], plain["a dog in noto style"]) == ("", "a dog")
-    assert aimed["a dog in noto style"] == "a dog in sketch style"
+def test_an_article_is_put_before_words_that_bring_none() -> None:
+    assert [article(words) for words in ("tiger", "owl", "Icy cow")] == ["a tiger", "an owl", "an Icy cow"]
+    assert [article(words) for words in ("a tiger", "An owl", "the cat")] == ["a tiger", "An owl", "the cat"]
 
 
 def test_names_become_concepts_with_the_target_and_concepts_keep_theirs() -> None:
@@ -80,14 +71,3 @@ def test_exit_codes_tell_usage_from_failure() -> None:
 def test_nearest_offers_close_names_then_all() -> None:
     assert nearest("ucee", ["esd", "uce"]) == "did you mean 'uce'? known: esd, uce"
     assert nearest("zzz", ["esd", "uce"]) == "known: esd, uce"
-
-
-def test_pairs_say_concept_and_target_in_the_same_words() -> None:
-    assert Concept("owl", "cat").pairs() == [
-        ("owl", "cat"),
-        ("an owl", "a cat"),
-        ("a picture of an owl", "a picture of a cat"),
-    ]
-    assert Concept("owl", "cat").pairs(framed=False) == [("owl", "cat")]
-    assert Concept("noto", kind="style").pairs()[2] == ("a picture in noto style", "")
-    assert len(Concept("owl", prompts=("night bird",)).pairs()) == 6

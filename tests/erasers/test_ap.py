@@ -77,7 +77,7 @@ def model(request: pytest.FixtureRequest, shared: Denoiser, velocity: Denoiser) 
 
 
 def search_of(base: Denoiser, words: list[str], **changes: object) -> Search:
-    settings = {"steps": 1, "lr": 0.1, "temperature": 1.0, "hard": True, "top": 9, "framed": False, **changes}
+    settings = {"steps": 1, "lr": 0.1, "temperature": 1.0, "hard": True, "top": 9, "templates": False, **changes}
     return Search(base, (Concept("tiger"),), words, torch.ones(1, len(words), dtype=torch.bool), **settings)
 
 
@@ -90,7 +90,7 @@ def test_the_loss_is_the_papers(
     model: Denoiser, watch: Watch, eta: float, keep: float, space: Literal["native", "x0"]
 ) -> None:
     AP(eta=eta, keep=keep, space=space, **{**SMALL, "steps": 2, "lr": 1e-2}).fit(model, "tiger", log=watch)
-    for value, (null, concept, student, before, after) in zip(watch.losses, watch.used, strict=True):
+    for value, (concept, null, student, before, after) in zip(watch.losses, watch.used, strict=True):
         assert null.model is concept.model is before.model is model
         assert student.model is after.model is not model
         assert torch.equal(before.x, after.x)
@@ -115,7 +115,7 @@ def test_the_loss_is_the_papers(
 def test_a_target_takes_the_place_of_the_empty_prompt(base: Denoiser, watch: Watch) -> None:
     watch.count = 6
     AP(eta=1.0, **SMALL).fit(base, Concept("tiger", "cat"), log=watch)
-    null, concept, target, student, before, after = watch.used[0]
+    concept, null, target, student, before, after = watch.used[0]
     for call, prompt in ((null, ""), (concept, "tiger"), (target, "cat"), (student, "tiger")):
         assert torch.equal(call.ids, base.embed([prompt] * 3).ids)
     want = oracle.square(student.out, target.out - (concept.out - null.out)) + oracle.square(after.out, before.out)

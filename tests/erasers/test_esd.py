@@ -14,6 +14,7 @@ from toys import differing, snapshot
 from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.log import Log
+from efface.core.prompts import ConceptPrompts
 from efface.erasers.esd import ESD
 
 SMALL = {"steps": 1, "batch": 3, "sampler_steps": 4, "phrases": False, "reuse": 1}
@@ -77,20 +78,20 @@ def model(request: pytest.FixtureRequest, shared: Denoiser, velocity: Denoiser) 
 def test_the_loss_is_the_papers(model: Denoiser, watch: Watch, eta: float) -> None:
     ESD(eta=eta, **{**SMALL, "steps": 2, "lr": 1e-2}).fit(model, "tiger", log=watch)
     assert len(watch.losses) == 2
-    for value, (null, concept, student) in zip(watch.losses, watch.used, strict=True):
+    for value, (concept, null, student) in zip(watch.losses, watch.used, strict=True):
         assert null.model is concept.model is model
         assert student.model is not model
         goal = oracle.goal(null.out, concept.out, eta)
         np.testing.assert_allclose(goal, oracle.goal_2025(null.out, concept.out, eta + 1), atol=1e-12)
         assert value == pytest.approx(oracle.loss(student.out, goal), rel=1e-4)  # float32
-    assert abs(watch.used[1][2].out - watch.used[1][1].out).max() > 1e-3  # by then the student has moved
+    assert abs(watch.used[1][2].out - watch.used[1][0].out).max() > 1e-3  # by then the student has moved
 
 
 def test_eta_is_the_papers(base: Denoiser, watch: Watch) -> None:
     # before the first step the student is the base, so the loss is (1 + η)² |ε(c) - ε(∅)|²: η = 0 aims at the empty prompt
     for eta in (0.0, 1.0, 3.0):
         ESD(eta=eta, **SMALL).fit(base, "tiger", log=watch)
-    null, concept = watch.used[0][:2]
+    concept, null = watch.used[0][:2]
     unit = oracle.loss(concept.out, null.out)
     assert watch.losses == pytest.approx([unit, 4 * unit, 16 * unit], rel=1e-4)
 
@@ -98,7 +99,7 @@ def test_eta_is_the_papers(base: Denoiser, watch: Watch) -> None:
 def test_a_target_takes_the_place_of_the_empty_prompt(base: Denoiser, watch: Watch) -> None:
     watch.count = 4
     ESD(eta=1.0, **SMALL).fit(base, Concept("tiger", "cat"), log=watch)
-    null, concept, target, student = watch.used[0]
+    concept, null, target, student = watch.used[0]
     for call, prompt in ((null, ""), (concept, "tiger"), (target, "cat"), (student, "tiger")):
         assert torch.equal(call.ids, base.embed([prompt] * 3).ids)
     goal = target.out - (concept.out - null.out)
@@ -107,7 +108,7 @@ def test_a_target_takes_the_place_of_the_empty_prompt(base: Denoiser, watch: Wat
 
 def test_a_style_is_taken_off_a_thing_that_stays(base: Denoiser, watch: Watch) -> None:
     ESD(eta=2.0, **{**SMALL, "phrases": True, "batch": 40}).fit(base, Concept("noto", kind="style"), log=watch)
-    rest, styled, student = watch.used[0]
+    styled, rest, student = watch.used[0]
     said = {"noto": "", "noto style": "", "a picture in noto style": ""}
     said |= {f"a {thing} in noto style": f"a {thing}" for thing in ("dog", "house", "flower", "car")}
     besides = {tuple(base.embed([p]).ids[0].tolist()): base.embed([r]).ids[0] for p, r in said.items()}
@@ -119,7 +120,7 @@ def test_a_style_is_taken_off_a_thing_that_stays(base: Denoiser, watch: Watch) -
 
 def test_aiming_in_v_is_aiming_in_noise(velocity: Denoiser, watch: Watch) -> None:
     ESD(eta=2.0, **SMALL).fit(velocity, "tiger", log=watch)
-    null, concept, *_ = watch.used[0]
+    concept, null, *_ = watch.used[0]
 
     def eps(out: np.ndarray) -> np.ndarray:
         return velocity.to_eps(null.x.double(), null.t, torch.from_numpy(out)).numpy()
@@ -174,12 +175,13 @@ def test_latents_of_the_edited_model_change_what_is_learnt(base: Denoiser) -> No
 def test_every_concept_is_said_in_every_phrase(base: Denoiser, watch: Watch, phrases: bool) -> None:
     erase, watch.count = [Concept("tiger", prompts=("leopard",)), Concept("car", "boat")], 4
     ESD(**{**SMALL, "batch": 64, "phrases": phrases, "sampler_steps": 2}).fit(base, erase, log=watch)
-    pairs = {pair for c in erase for pair in c.pairs(phrases)}
+    prompts = ConceptPrompts.of(erase, phrases)
+    pairs = set(zip(prompts.prompts, prompts.targets, strict=True))
     assert len(pairs) == (3 if phrases else 1) * sum(len(c.phrases) for c in erase)
     known = {
         tuple(ids.tolist()): text for text in {t for pair in pairs for t in pair} for ids in base.embed([text]).ids
     }
-    _, concept, target, student = watch.used[0]
+    concept, _, target, student = watch.used[0]
     seen = {(known[tuple(a.tolist())], known[tuple(b.tolist())]) for a, b in zip(concept.ids, target.ids, strict=True)}
     assert seen == pairs
     assert torch.equal(concept.ids, student.ids)

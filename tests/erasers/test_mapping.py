@@ -36,7 +36,7 @@ def rows(base: Denoiser, prompt: str) -> np.ndarray:
     ],
 )
 def test_rows_are_paired_in_order_and_the_rest_stays(base: Denoiser, source: str, target: str, lead: int) -> None:
-    goal, weights = aligned(base, [("lion", ""), (source, target)], [0, lead])
+    goal, weights = aligned(base.embed(["lion", source]), base.embed(["", target]), [0, lead])
     before, aim = rows(base, source), rows(base, target)
     expected, heavy = before.copy(), np.zeros(LENGTH)
     for row, place, own, weight in oracle.pairs(len(source.split()), len(target.split()), LENGTH, lead):

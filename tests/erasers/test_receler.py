@@ -117,7 +117,7 @@ def test_the_loss_is_the_papers_and_what_keeps_other_prompts(model: Denoiser, wa
     steps = fitted(watch, model, preserve=("lion",), eta=eta, steps=3, lr=1e-2, localise=0.7, keep=0.4)
     assert len(steps) == 3
     for step in steps:
-        null, concept, _, _, student, was, now = step.calls
+        concept, null, _, _, student, was, now = step.calls
         assert null.model is concept.model is was.model is model
         assert student.model is now.model is not model
         erase = oracle.mse(student.out, oracle.goal(null.out, concept.out, eta))
@@ -130,7 +130,7 @@ def test_the_loss_is_the_papers_and_what_keeps_other_prompts(model: Denoiser, wa
 
 def test_a_target_takes_the_place_of_the_empty_prompt(base: Denoiser, watch: Watch) -> None:
     (step,) = fitted(watch, base, Concept("tiger", "cat"))
-    null, concept, target, _, _, student, *_ = step.calls
+    concept, null, target, _, _, student, *_ = step.calls
     rows = base.embed(["cat"] * 4).tokens  # four at once, where training embeds one
     torch.testing.assert_close(target.cond.tokens, rows, atol=1e-5, rtol=0)
     assert step.loss == pytest.approx(oracle.mse(student.out, target.out - (concept.out - null.out)), rel=1e-4)
@@ -138,7 +138,7 @@ def test_a_target_takes_the_place_of_the_empty_prompt(base: Denoiser, watch: Wat
 
 def test_a_style_is_taken_off_a_thing_that_stays(base: Denoiser, watch: Watch) -> None:
     (step,) = fitted(watch, base, Concept("noto", kind="style"), phrases=True, batch=24, adversarial_steps=0)
-    rest, styled, student = step.calls[:3]
+    styled, rest, student = step.calls[:3]
     said = {"noto": "", "noto style": "", "a picture in noto style": ""}
     said |= {f"a {thing} in noto style": f"a {thing}" for thing in ("dog", "house", "flower", "car")}
     ids = {tuple(base.embed([p]).ids[0].tolist()): base.embed([r]).ids[0] for p, r in said.items()}
@@ -239,7 +239,7 @@ def test_its_gradient_reaches_the_vectors(base: Denoiser) -> None:
 
 def test_the_inner_loop_lowers_its_loss(base: Denoiser, watch: Watch) -> None:
     (step,) = fitted(watch, base, adversarial_steps=12)
-    concept, tries = step.calls[1], step.calls[2:14]
+    concept, tries = step.calls[0], step.calls[2:14]
     losses = [oracle.mse(call.out, concept.out[:2]) for call in tries]
     assert losses[-1] < 0.7 * losses[0]
     assert all(torch.equal(call.x, concept.x[:2]) and torch.equal(call.t, concept.t[:2]) for call in tries)
@@ -293,7 +293,8 @@ def test_what_stays_is_nothing_the_preserved_and_everyday_words(base: Denoiser, 
 def test_nothing_is_kept_where_it_weighs_nothing(base: Denoiser, watch: Watch) -> None:
     (step,) = fitted(watch, base, keep=0.0)
     assert len(step.calls) == STEP - 2
-    assert all(torch.equal(call.cond.ids, base.embed(["tiger"]).ids.expand(len(call.x), -1)) for call in step.calls[1:])
+    said = [step.calls[0], *step.calls[2:]]  # all but the empty prompt
+    assert all(torch.equal(call.cond.ids, base.embed(["tiger"]).ids.expand(len(call.x), -1)) for call in said)
 
 
 LEARN = {

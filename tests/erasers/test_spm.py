@@ -91,7 +91,7 @@ def test_the_loss_is_the_papers(shared: Denoiser, velocity: Denoiser, watch: Wat
     some = {**SMALL, "steps": 2, "lr": 2e-2, "anchors": 2, "eta": 2.0, "anchoring": 7.0}
     SPM(**some).fit(model, "tiger", log=watch)
     assert len(watch.losses) == 2
-    for value, (rest, concept, anchors, student) in zip(watch.losses, watch.used, strict=True):
+    for value, (concept, rest, anchors, student) in zip(watch.losses, watch.used, strict=True):
         assert rest.model is concept.model is anchors.model is model
         goal = oracle.goal(rest.out, concept.out, rest.out, 2.0)
         assert value == pytest.approx(
@@ -102,14 +102,14 @@ def test_the_loss_is_the_papers(shared: Denoiser, velocity: Denoiser, watch: Wat
         for call, times in ((concept, 1), (anchors, 2), (student, 3)):  # all at the same latents
             assert torch.equal(call.x, rest.x.repeat(times, 1, 1, 1))
             assert torch.equal(call.t, rest.t.repeat(times))
-    rest, concept, anchors, student = watch.used[1]
+    concept, rest, anchors, student = watch.used[1]
     assert abs(student.out[3:] - anchors.out).max() > 1e-3  # by then the student has moved, where it should not
 
 
 def test_a_target_takes_the_place_of_the_empty_prompt(base: Denoiser, watch: Watch) -> None:
     watch.count = 5
     SPM(anchoring=0.0, eta=0.5, **SMALL).fit(base, Concept("tiger", "cat"), log=watch)
-    rest, concept, target, _, student = watch.used[0]
+    concept, rest, target, _, student = watch.used[0]
     for call, prompt in ((rest, ""), (concept, "tiger"), (target, "cat")):
         assert torch.equal(call.cond.ids, base.embed([prompt] * 3).ids)
     goal = oracle.goal(rest.out, concept.out, target.out, 0.5)
@@ -123,7 +123,7 @@ def test_a_style_is_taken_off_a_thing_that_stays(base: Denoiser, watch: Watch) -
     rests = {"noto": "", "noto style": "", "a picture in noto style": ""}
     rests |= {f"a {thing} in noto style": f"a {thing}" for thing in ("dog", "house", "flower", "car")}
     known = said(base, *rests, *rests.values())
-    rest, styled, *_ = watch.used[0]
+    styled, rest, *_ = watch.used[0]
     seen = [
         (known[tuple(a.tolist())], known[tuple(b.tolist())])
         for a, b in zip(styled.cond.ids, rest.cond.ids, strict=True)
@@ -138,7 +138,7 @@ def test_each_concept_trains_its_own_membrane(base: Denoiser, watch: Watch, open
     SPM(**{**SMALL, "batch": 8, "anchors": 2, "steps": 2}).fit(base, erase, log=watch)
     assert len(watch.losses) == 4  # steps for each concept
     names = said(base, "tiger", "lion", "car")
-    for gamma, (_, concept, *_) in zip(openings, watch.used, strict=True):
+    for gamma, (concept, *_) in zip(openings, watch.used, strict=True):
         own = [["tiger", "lion"].count(names[tuple(ids.tolist())]) for ids in concept.cond.ids]
         assert (
             gamma.tolist() == [[float(tiger), float(1 - tiger)] for tiger in own] * 3
@@ -190,7 +190,7 @@ def test_white_noise_is_as_long_as_the_prompt_and_seldom_like_it() -> None:
 
 def test_as_released_two_of_four_anchors_are_noise(base: Denoiser, watch: Watch) -> None:
     SPM.preset("released", steps=1, sampler_steps=3).fit(base, "tiger", log=watch)
-    rest, concept, anchors, student = watch.used[0]
+    concept, rest, anchors, student = watch.used[0]
     assert len(concept.x) == 1
     null = base.embed([""]).tokens[0]
     assert [torch.equal(rows, null) for rows in anchors.cond.tokens] == [True, False, True, False]

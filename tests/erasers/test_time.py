@@ -1,6 +1,7 @@
 """TIME: which row reads as which, the paper's solution in every layer, and what it does to a model."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from oracles import time as oracle
 from toys import LENGTH, moved, tiny
 
 from efface.core.concept import Concept
-from efface.core.denoiser import Denoiser
+from efface.core.denoiser import Cond, Denoiser
+from efface.core.rows import keep_rows
 from efface.erasers.time import TIME, forward, subsequence
 
 AN_A = (100, 101)
@@ -159,17 +161,32 @@ def test_what_is_kept_and_every_concept_share_one_solve(base: Denoiser) -> None:
 
 
 def test_phrases_and_synonyms_are_said(base: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[list[str]] = []
-    embed = Denoiser.embed
-    monkeypatch.setattr(Denoiser, "embed", lambda self, prompts: (seen.append(list(prompts)), embed(self, prompts))[1])
+    paired: list[tuple[list[int], list[int]]] = []
+    kept: list[list[list[int]]] = []
+    pair, keep = TIME.rows, keep_rows
+
+    def ids(*texts: str) -> list[list[int]]:
+        return base.embed(texts).ids.tolist()
+
+    def noted(self: TIME, source: Cond, target: Cond, *given: Any) -> Any:
+        paired.append((source.ids[0].tolist(), target.ids[0].tolist()))
+        return pair(self, source, target, *given)
+
+    def noted_kept(cond: Cond, tokens: str) -> Any:
+        kept.append(cond.ids.tolist())
+        return keep(cond, tokens)
+
+    monkeypatch.setattr(TIME, "rows", noted)
+    monkeypatch.setattr("efface.erasers.time.keep_rows", noted_kept)
     TIME().fit(base, Concept("tiger", "cat", ("leopard",)), ["lion"])
-    framed = ["tiger", "a tiger", "a picture of a tiger", "leopard", "a leopard", "a picture of a leopard"]
-    assert seen[0][:12:2] == framed
-    assert seen[0][1:12:2] == ["cat", "a cat", "a picture of a cat"] * 2
-    assert seen[0][12:] == ["", "lion", "a lion", "a picture of a lion"]
-    seen.clear()
+    said = ["tiger", "a tiger", "a picture of a tiger", "leopard", "a leopard", "a picture of a leopard"]
+    targets = ["cat", "a cat", "a picture of a cat"] * 2
+    assert paired == list(zip(ids(*said), ids(*targets), strict=True))
+    assert kept == [ids("", "lion", "a lion", "a picture of a lion")]
+    paired.clear()
     TIME.preset("released").fit(base, "tiger")
-    assert seen[0] == ["tiger", "", ""]
+    assert paired == [(ids("tiger")[0], ids("")[0])]
+    assert kept[1:] == [ids("")]
 
 
 # -- what it does --------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """UCE: the four facts of its closed form, its pairing of rows, and what it does to a model."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -300,20 +302,25 @@ def test_kept_rows_and_their_weights(base: Denoiser) -> None:
 def test_fit_says_each_concept_in_every_phrase_and_keeps_the_empty_prompt(
     base: Denoiser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[list[str]] = []
-    embed = Denoiser.embed
-    monkeypatch.setattr(Denoiser, "embed", lambda self, prompts: (seen.append(list(prompts)), embed(self, prompts))[1])
+    seen: list[list[list[list[int]]]] = []
+    solve = UCE.solve
+
+    def noted(self: UCE, *given: Any) -> TextMap:
+        seen.append([cond.ids.tolist() for cond in given[:3]])
+        return solve(self, *given)
+
+    def ids(*pools: list[str]) -> list[list[list[int]]]:
+        return [base.embed(pool).ids.tolist() for pool in pools]
+
+    monkeypatch.setattr(UCE, "solve", noted)
     UCE().fit(base, Concept("tiger", "cat", ("leopard",)), ["lion"])
     said = ["tiger", "a tiger", "a picture of a tiger", "leopard", "a leopard", "a picture of a leopard"]
-    assert seen[0][:12:2] == said
-    assert seen[0][1:12:2] == ["cat", "a cat", "a picture of a cat"] * 2
-    assert seen[0][12:] == ["lion", "a lion", "a picture of a lion", ""]
-    seen.clear()
+    targets, kept = ["cat", "a cat", "a picture of a cat"] * 2, ["lion", "a lion", "a picture of a lion", ""]
+    assert seen.pop() == ids(said, targets, kept)
     UCE.preset("2025").fit(base, "tiger", ["lion"])
-    assert seen[0] == ["tiger", "", "lion"]
-    seen.clear()
+    assert seen.pop() == ids(["tiger"], [""], ["lion"])
     UCE.preset("2023").fit(base, "tiger", ["lion"])
-    assert seen[0] == ["tiger", "", "lion", ""]
+    assert seen.pop() == ids(["tiger"], [""], ["lion", ""])
 
 
 @pytest.mark.parametrize(("kept", "scale"), [(1, 1.0), (4, 0.25), (30, 0.1)])

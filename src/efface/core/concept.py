@@ -8,14 +8,6 @@ from efface.core.errors import UsageError, nearest
 
 Kind = Literal["object", "style", "character", "person", "unsafe", "mark"]
 
-# Plain ways to say a concept: {0} the words, {1} the words with their article. A word means something else after "a".
-FRAMES = {
-    "object": ("{0}", "{1}", "a picture of {1}"),
-    "style": ("{0}", "{0} style", "a picture in {0} style"),
-    "person": ("{0}", "a picture of {0}"),
-}
-THINGS = ("dog", "house", "flower", "car")  # what a style may be said of
-
 
 @dataclass(frozen=True)
 class Concept:
@@ -36,7 +28,7 @@ class Concept:
         object.__setattr__(self, "prompts", tuple(given))  # a list would not hash, a string is no row of letters
         if not self.name.strip():
             raise UsageError("concept: the name is empty; give the words to erase or preserve, such as 'tiger'")
-        if not all(said.strip() for said in self.prompts):
+        if not all(prompt.strip() for prompt in self.prompts):
             raise UsageError(f"concept: expected words in `prompts`, got {self.prompts!r}; leave the empty one out")
         if same(self.name, self.target):
             raise UsageError(f"concept: {self.name!r} is its own target; give another target, or '' for nothing")
@@ -47,36 +39,6 @@ class Concept:
     def phrases(self) -> tuple[str, ...]:
         """The name and every other way to say it, without repetition."""
         return tuple(dict.fromkeys((self.name, *self.prompts)))
-
-    def pairs(self, framed: bool = True, things: bool = False) -> list[tuple[str, str]]:
-        """Prompts that say this concept, each with the prompt that says its target in the same words; bare unless `framed`.
-
-        With `things` a style is also said of a few things ("a dog in noto style"): those prompts say more than the concept. Without
-        a target each becomes what it says besides: "a dog", or nothing.
-        """
-        goal = (self.target, article(self.target)) if self.target.strip() else None
-        frames = self._frames(framed, things)
-        return [
-            (f.format(n, article(n)), f.format(*goal) if goal else rest) for n in self.phrases for f, rest in frames
-        ]
-
-    def contexts(self, framed: bool = True, things: bool = False) -> list[str]:
-        """What each prompt of `pairs` says besides the concept: "a dog" where a style is said of one, else nothing."""
-        return [rest for _ in self.phrases for _, rest in self._frames(framed, things)]
-
-    def leads(self, framed: bool = True, things: bool = False) -> list[str]:
-        """What each prompt of `pairs` says before the concept's own words: "a picture of a", say."""
-        frames = self._frames(framed, things)
-        said = [(n, f.format(n, article(n))) for n in self.phrases for f, _ in frames]
-        return [prompt[: prompt.rindex(n)] for n, prompt in said]
-
-    def _frames(self, framed: bool, things: bool) -> list[tuple[str, str]]:
-        """Ways to say it, each with what it says besides."""
-        if not framed:
-            return [("{0}", "")]
-        carried = THINGS if things and self.kind == "style" else ()
-        plain = [(frame, "") for frame in FRAMES.get(self.kind, FRAMES["object"])]
-        return plain + [(f"a {thing} in {{0}} style", f"a {thing}") for thing in carried]
 
 
 def article(words: str) -> str:

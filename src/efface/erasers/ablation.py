@@ -31,6 +31,7 @@ from efface.core.errors import UsageError
 from efface.core.log import Log
 from efface.core.params import param
 from efface.core.pictures import read_pictures
+from efface.core.prompts import ConceptPrompts, kept_prompts
 from efface.core.train import Tuner
 from efface.erasers.base import Eraser
 from efface.erasers.parts.embeddings import WordTuner, own_words
@@ -87,30 +88,29 @@ class ConceptAblation(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Delta | LowRank:
-        words = self.where == "text.embeddings"
-        tuner = WordTuner(base, own_words(base, erase), lr=self.lr, rng=rng) if words else self.tuner(base, rng)
+        embeddings = self.where == "text.embeddings"  # what learns
+        tuner = WordTuner(base, own_words(base, erase), lr=self.lr, rng=rng) if embeddings else self.tuner(base, rng)
         student, teacher = tuner.student, tuner.student if self.teacher == "live" else base
-        pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        said, aims = map(list, zip(*pairs, strict=True))
-        kept = list(dict.fromkeys([*aims, *(text for c in preserve for text, _ in c.pairs(self.phrases)), ""]))
-        targets, stays = base.embed(aims), base.embed(kept)
-        of_what = said if self.objective == "reverse" else aims
-        shown, of = self.given(base, of_what) if self.pictures else self.draw(base, of_what, rng)
+        prompts = ConceptPrompts.of(erase, self.phrases)
+        kept = list(dict.fromkeys([*prompts.targets, *kept_prompts(preserve, self.phrases), ""]))
+        anchors, kept_cond = base.embed(prompts.targets), base.embed(kept)
+        drawn = prompts.prompts if self.objective == "reverse" else prompts.targets
+        shown, of = self.given(base, drawn) if self.pictures else self.draw(base, drawn, rng)
         still, which = self.draw(base, kept, rng) if self.prior else (shown, of)
         # by the time it goes on, the folder may hold other pictures
         log.recipe = f"{self.recipe(base, erase, preserve)} {shown.double().sum():.6f}"
         for _ in log.steps(tuner, self.steps):
             x, t, noise, i = self.noised(base, shown, rng)
             with torch.no_grad():
-                goal = noise if self.objective == "noise" else teacher.predict(x, t, targets[of[i]])
-            asked = student.embed([said[k] for k in of[i]], grad=words)  # anew, where the words are what learns
-            loss = (student.predict(x, t, asked) - goal).square().mean()
+                goal = noise if self.objective == "noise" else teacher.predict(x, t, anchors[of[i]])
+            cond = student.embed([prompts.prompts[k] for k in of[i]], grad=embeddings)
+            loss = (student.predict(x, t, cond) - goal).square().mean()
             if self.prior:
                 x, t, noise, i = self.noised(base, still, rng)
                 with torch.no_grad():
-                    goal = noise if self.teacher == "live" else base.predict(x, t, stays[which[i]])
-                asked = student.embed([kept[k] for k in which[i]], grad=words)
-                loss = loss + self.prior * (student.predict(x, t, asked) - goal).square().mean()
+                    goal = noise if self.teacher == "live" else base.predict(x, t, kept_cond[which[i]])
+                cond = student.embed([kept[k] for k in which[i]], grad=embeddings)
+                loss = loss + self.prior * (student.predict(x, t, cond) - goal).square().mean()
             tuner.step(loss)
             log.loss(loss.detach())
         return tuner.edit()

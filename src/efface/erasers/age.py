@@ -29,6 +29,7 @@ from efface.core.edit import Delta, Header, LowRank
 from efface.core.errors import UsageError
 from efface.core.log import Log
 from efface.core.params import param
+from efface.core.prompts import ConceptPrompts
 from efface.core.train import Tuner
 from efface.erasers.base import Eraser
 from efface.erasers.parts.search import ClusterBy, Search, candidates, listed, walks
@@ -88,28 +89,28 @@ class AGE(Eraser):
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Delta | LowRank:
         always = [p for c in preserve for p in c.phrases] + [c.target for c in erase]
-        words, allowed = candidates(
+        vocabulary, allowed = candidates(
             base, erase, listed(self.vocabulary, base), always, closest=self.closest, picks=self.picks, cluster_by=self.cluster_by,
         )  # fmt: skip
         for row, concept in zip(allowed, erase, strict=True):
             if concept.target.strip():  # no search: it is what was asked for
-                row[:] = torch.tensor([same(w, concept.target) for w in words])
+                row[:] = torch.tensor([same(w, concept.target) for w in vocabulary])
             if not row.any():
                 raise UsageError(
                     f"AGE.fit: {concept.name!r} shall become {concept.target!r}, which is erased itself; give another target"
                 )
         search = Search(
-            base, erase, words, allowed, steps=self.steps, lr=self.search_lr, temperature=self.temperature,
-            hard=self.mode == "hard", top=self.top, framed=self.phrases,
+            base, erase, vocabulary, allowed, steps=self.steps, lr=self.search_lr, temperature=self.temperature,
+            hard=self.mode == "hard", top=self.top, templates=self.phrases,
         )  # fmt: skip
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
         student = tuner.student
-        prompts = base.embed([prompt for c in erase for prompt, _ in c.pairs(self.phrases, things=True)])
+        prompts = base.embed(ConceptPrompts.of(erase, self.phrases).prompts)
         latents = walks(
             student if self.source == "edited" else base, prompts, search, rng,
             batch=self.batch, reuse=self.reuse, steps=self.sampler_steps, guidance=self.guidance,
         )  # fmt: skip
-        log.recipe = self.recipe(base, erase, preserve) + repr(words)
+        log.recipe = self.recipe(base, erase, preserve) + repr(vocabulary)
         for step in log.steps([tuner, search], self.steps, every=self.reuse * -(-25 // self.reuse)):
             search.note(step)
             x, x_found, t, picked, noise = next(latents)

@@ -33,6 +33,7 @@ from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, Header, LowRank
 from efface.core.log import Log
 from efface.core.params import param
+from efface.core.prompts import ConceptPrompts, negative_guidance_target
 from efface.core.train import Tuner
 from efface.erasers.base import Eraser
 from efface.erasers.parts.search import ClusterBy, Search, candidates, listed, walks
@@ -86,33 +87,30 @@ class AP(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Delta | LowRank:
-        words, allowed = candidates(
+        vocabulary, allowed = candidates(
             base, erase, listed(self.vocabulary, base), [p for c in preserve for p in c.phrases],
             closest=self.closest, picks=self.picks, cluster_by=self.cluster_by,
         )  # fmt: skip
         search = Search(
-            base, erase, words, allowed, steps=self.steps, lr=self.search_lr, temperature=self.temperature,
-            hard=self.mode == "hard", top=len(words), framed=self.phrases,
+            base, erase, vocabulary, allowed, steps=self.steps, lr=self.search_lr, temperature=self.temperature,
+            hard=self.mode == "hard", top=len(vocabulary), templates=self.phrases,
         )  # fmt: skip
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
         student = tuner.student
-        pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        others = [rest for c in erase for rest in c.contexts(self.phrases, things=True)]
-        prompts, targets, rests = (base.embed(texts) for texts in (*map(list, zip(*pairs, strict=True)), others))
-        aimed = any(c.target for c in erase)
+        embedded = ConceptPrompts.of(erase, self.phrases).embed(base)
         latents = walks(
-            student if self.source == "edited" else base, prompts, search, rng,
+            student if self.source == "edited" else base, embedded.prompts, search, rng,
             batch=self.batch, reuse=self.reuse, steps=self.sampler_steps, guidance=self.guidance,
         )  # fmt: skip
-        log.recipe = self.recipe(base, erase, preserve) + repr(words)
+        log.recipe = self.recipe(base, erase, preserve) + repr(vocabulary)
         for step in log.steps([tuner, search], self.steps, every=self.reuse * -(-25 // self.reuse)):
             search.note(step)
             x, x_found, t, picked, noise = next(latents)
+            cond = embedded.prompts[picked]
             with torch.no_grad():
-                e_rest, e_cond = base.predict(x, t, rests[picked]), base.predict(x, t, prompts[picked])
-                e_target = base.predict(x, t, targets[picked]) if aimed else e_rest
-                goal = e_target - self.eta * (e_cond - e_rest)  # away from the concept
-            erased = self.apart(base, x, t, student.predict(x, t, prompts[picked]), goal)
+                e_cond = base.predict(x, t, cond)
+                goal = negative_guidance_target(base, x, t, e_cond, embedded, picked, self.eta)
+            erased = self.apart(base, x, t, student.predict(x, t, cond), goal)
             hurt = self.hurt(base, student, x_found, t, search.found(picked, noise))
             search.ascend(hurt)
             loss = erased + self.keep * hurt

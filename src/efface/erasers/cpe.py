@@ -85,19 +85,19 @@ class CPE(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Adapter:
-        sites, (said, aims, counts) = Sites.of(base), concept_rows(base, erase)
-        pool, nearest = anchor_pool(base, erase, preserve, said, self.everyday, self.near)
+        sites, (prompts, targets, counts) = Sites.of(base), concept_rows(base, erase)
+        pool, nearest = anchor_pool(base, erase, preserve, prompts, self.everyday, self.near)
         careful = sites.even * self.coefficients(base, sites, pool)
         even = careful if self.bound == "released" else sites.even  # the code has λ in every term
-        n, _, *shape = said.shape
+        n, _, *shape = prompts.shape
         every = torch.arange(n)[:, None]
 
         def pick(many: int) -> tuple[Tensor, Tensor]:
             which = (torch.rand(n, many, generator=rng) * counts[:, None]).long()
-            return said[every, which], aims[every, which]
+            return prompts[every, which], targets[every, which]
 
         leaves = sites.leaves(n, self.gate_rank, self.site_rank, self.tied, rng)
-        starts = torch.randn(self.rounds, n, self.attacks, *shape, generator=rng).to(said) / 1000
+        starts = torch.randn(self.rounds, n, self.attacks, *shape, generator=rng).to(prompts) / 1000
         gates = Learner(leaves, lr=self.lr, rng=rng)
         attacks = [Learner({"delta": delta}, lr=self.attack_lr) for delta in starts]
         log.recipe, plan = self.recipe(base, erase, preserve), self.plan()

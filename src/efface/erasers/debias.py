@@ -5,15 +5,14 @@ Idea:    Draw the concept, count what a classifier sees, and let the concept rea
              v = W (c + Σ_k β_k (a_k - c)),  β_k <- β_k + rate (desired_k - share_k)
          by UCE's closed form, until every share is within `tolerance`. A concept that is takes no step in that round.
 Names:   attributes = a_k, ratios = desired ratios, rate = step size, rounds = iterations; the solver's λ, a and b are UCE's.
-Differs: The paper adds Σ_k β_k a_k: the same where all pictures show an attribute, since its β add up to 0; ours also stands a
-         classifier that knows more. An attribute is said of the concept ("female doctor", `wording`), not alone: Moji's tiger between
-         two styles is a tiger in 15 of 16 pictures, with the styles alone in 8 of 16 (β = 0.25 each). Presets "2023" and "2025" say it
-         alone. "2023" mixes what each projection makes of the rows, v <- v + β_k |v| u_k / |u_k| for each k in turn from v = o (in the
-         code by accident: its o is its v), less Σ_k β_k o, in steps of 0.1 from the last round's weights, with b = 0.1 and "" not kept;
-         what is within tolerance is held at a = 1 for that round, in the code also at b for good and never measured again. "2025" steps
-         by 1 from the original weights: its code's targets add up, by accident too. They draw with guidance 7.5, fifty and ten pictures
-         a round; the code of 2023 says a concept in five prompts, each with β of its own. Without attributes or classifier nothing is
-         measured: β is the ratios, and a concept without attributes becomes its target.
+Differs: The paper adds Σ_k β_k a_k: the same where all pictures show an attribute, since its β add up to 0; ours also stands a classifier
+         that knows more. An attribute is said of the concept ("female doctor", `wording`), not alone: Moji's tiger between two styles is
+         a tiger in 15 of 16 pictures, with the styles alone in 8 of 16 (β = 0.25 each). Presets say it alone, at guidance 7.5. "2023",
+         fifty pictures a round, steps by 0.1 from the last round's weights, with b = 0.1 and "" not kept, and mixes what each projection
+         makes of the rows: v <- v + β_k |v| u_k / |u_k| for each k in turn from v = o (by accident: the code's o is its v), less Σ_k β_k
+         o. What is within tolerance is held at a = 1 for that round, in the code also at b for good and not measured again; the code says
+         a concept in five prompts, each with β of its own. "2025", ten pictures, steps by 1 from the original weights: its code's targets
+         add up, by accident too. Without attributes or classifier β is the ratios; without attributes a concept becomes its target.
 Cost:    Pictures: rounds x batch for each concept, a minute or two on Moji. A killed run repeats at most one round.
 """
 
@@ -32,6 +31,7 @@ from efface.core.edit import Delta, TextMap
 from efface.core.errors import UsageError, nearest
 from efface.core.log import Log
 from efface.core.params import param
+from efface.core.prompts import ConceptPrompts
 from efface.core.train import Learner
 from efface.erasers.base import Eraser
 from efface.erasers.parts.mixture import Mixture, Part
@@ -73,76 +73,74 @@ class Debias(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> TextMap | Delta:
-        asked = [a.strip() for a in self.attributes.split(",") if a.strip()]
-        desired, mixture = self.desired(asked), self.mixture(base, asked, erase, preserve)
+        attributes = [a.strip() for a in self.attributes.split(",") if a.strip()]
+        desired, mixture = self.desired(attributes), self.mixture(base, attributes, erase, preserve)
 
         def edit(steps: Tensor) -> TextMap | Delta:
             return mixture.of_outputs(base, steps) if self.mixes == "outputs" else mixture.of_rows(steps.sum(0))
 
-        if not asked or not self.classifier:
+        if not attributes or not self.classifier:
             return edit(desired.expand(1, len(erase), -1))
-        judge, steps = self.judge(asked), torch.zeros(self.rounds, len(erase), len(asked))
+        judge, steps = self.judge(attributes), torch.zeros(self.rounds, len(erase), len(attributes))
         learner = Learner({"steps": steps}, lr=self.rate, rng=rng)  # learns nothing, but keeps this over a kill
         log.recipe = self.recipe(base, erase, preserve)
         for i in log.steps(learner, self.rounds, every=1):
             if i and not steps[i - 1].any():
                 continue  # the round before found every share as asked for
             edited = edit(steps[:i].detach())(base)
-            lacking = desired - torch.stack([self.shares(edited, c, asked, judge, rng) for c in erase])
+            lacking = desired - torch.stack([self.shares(edited, c, attributes, judge, rng) for c in erase])
             steps.data[i] = self.rate * lacking * (lacking.abs().amax(1, keepdim=True) >= self.tolerance)
             log.loss(lacking.abs().max())
         return edit(steps.detach())
 
     def mixture(
-        self, base: Denoiser, asked: Sequence[str], erase: Sequence[Concept], preserve: Sequence[Concept]
+        self, base: Denoiser, attributes: Sequence[str], erase: Sequence[Concept], preserve: Sequence[Concept]
     ) -> Mixture:
         """The rows of every prompt of the concepts, and those of each attribute said of them."""
-        uce, parts, said = self.uce, [], []
-        for i, c in enumerate(erase):
-            goals = [self.wording.replace("{attribute}", a).replace("{concept}", c.name) for a in asked] or [c.target]
-            ways = zip(*(replace(c, target=g).pairs(uce.phrases, things=True) for g in goals), strict=True)
-            for way, lead in zip(ways, uce.leads(base, c), strict=True):
-                texts = [way[0][0], *(goal for _, goal in way)]
-                words, said = base.embed(texts), said + texts
-                paired = uce.paired(words[[0] * len(way)], words[1:], [lead] * len(way))
-                rows, _, weights = min(paired, key=lambda pair: len(pair[0]))  # the rows that every attribute has
-                parts.append(Part(i, rows, torch.stack([g[: len(rows)] for _, g, _ in paired]), weights))
-        rows, weights = (torch.cat(each) for each in ([p.rows for p in parts], [p.weights for p in parts]))
-        kept = base.embed(["", *(t for t in uce.kept(preserve) if t or self.keep_empty)])[1:]  # may be nothing at all
-        return Mixture(parts, uce.system(rows, weights, kept, uce.everyday_prompts(base, said)))
+        uce, parts = self.uce, []
+        worded = [self.wording.replace("{attribute}", a) for a in attributes]
+        goals = [[replace(c, target=w.replace("{concept}", c.name)) for c in erase] for w in worded] or [erase]
+        prompts = [ConceptPrompts.of(goal, uce.phrases) for goal in goals]
+        embedded = (p.embed(base) for p in prompts)
+        paired = (uce.paired(e.prompts, e.targets, e.prefix_lengths.tolist()) for e in embedded)
+        for owner, pairs in zip(prompts[0].owners, zip(*paired, strict=True), strict=True):
+            rows, _, weights = min(pairs, key=lambda pair: len(pair[0]))  # the rows that every attribute has
+            parts.append(Part(owner, rows, torch.stack([g[: len(rows)] for _, g, _ in pairs]), weights))
+        rows, weights = torch.cat([p.rows for p in parts]), torch.cat([p.weights for p in parts])
+        kept = uce.preserved(base, preserve)[: None if self.keep_empty or uce.tokens == "last" else -1]  # "" comes last
+        return Mixture(parts, uce.system(rows, weights, kept, uce.held(base, *prompts)))
 
-    def desired(self, asked: Sequence[str]) -> Tensor:
+    def desired(self, attributes: Sequence[str]) -> Tensor:
         """The share of each attribute, adding up to 1."""
-        if len(set(asked)) < len(asked) or "{attribute}" not in self.wording:
+        if len(set(attributes)) < len(attributes) or "{attribute}" not in self.wording:
             raise UsageError(
                 f"Debias.attributes: expected some that read unlike, got {self.attributes!r} said as {self.wording!r}; give others"
             )
-        given = self.ratios.split(",") if self.ratios else ["1"] * max(1, len(asked))
-        if len(given) != max(1, len(asked)) or not all(re.fullmatch(r" *\d*\.?\d+ *", r) and float(r) for r in given):
+        count = max(1, len(attributes))
+        given = self.ratios.split(",") if self.ratios else ["1"] * count
+        if len(given) != count or not all(re.fullmatch(r" *\d*\.?\d+ *", r) and float(r) for r in given):
             raise UsageError(
-                f"Debias.ratios: expected a number above 0 for each of {len(asked)} attributes, got {self.ratios!r}; give 1,1, say"
+                f"Debias.ratios: expected a number above 0 for each of {len(attributes)} attributes, got {self.ratios!r}; give 1,1, say"
             )
-        shares = torch.tensor([float(r) for r in given])
-        return shares / shares.sum()
+        return torch.tensor([float(r) for r in given]) / sum(map(float, given))
 
-    def judge(self, asked: list[str]) -> Any:
+    def judge(self, attributes: list[str]) -> Any:
         """The classifier, which must know every attribute: one that it never sees would be added without end."""
         from efface.metrics.detectors import detector
 
-        judge: Any = detector(self.classifier, asked)
-        for a in asked:
-            if a not in getattr(judge, "labels", asked):
-                raise UsageError(f"Debias.attributes: {self.classifier} has no {a!r}; {nearest(a, judge.labels)}")
+        judge: Any = detector(self.classifier, attributes)
+        if other := next((a for a in attributes if a not in getattr(judge, "labels", attributes)), None):
+            raise UsageError(f"Debias.attributes: {self.classifier} has no {other!r}; {nearest(other, judge.labels)}")
         return judge
 
-    def shares(self, model: Denoiser, concept: Concept, asked: list[str], judge: Any, rng: Generator) -> Tensor:
+    def shares(self, model: Denoiser, concept: Concept, attributes: list[str], judge: Any, rng: Generator) -> Tensor:
         """The share of each attribute among new pictures of a concept, which is said in all its ways in turn."""
-        said = [prompt for prompt, _ in concept.pairs(self.uce.phrases)]
-        prompts = [said[i % len(said)] for i in range(self.batch)]
+        ways = ConceptPrompts.of([concept], self.uce.phrases, subjects=False).prompts
+        prompts = [ways[i % len(ways)] for i in range(self.batch)]
         seeds = torch.randint(2**31, (self.batch,), generator=rng).tolist()
         pictures = model.images(prompts, seeds, steps=self.sampler_steps, guidance=self.guidance)
         seen = [best[0][0] for best in judge.top(pictures, 1)]
-        return torch.tensor([seen.count(a) / len(seen) for a in asked])
+        return torch.tensor([seen.count(a) / len(seen) for a in attributes])
 
     @property
     def uce(self) -> UCE:

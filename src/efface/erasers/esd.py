@@ -29,6 +29,7 @@ from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, LowRank
 from efface.core.log import Log
 from efface.core.params import param
+from efface.core.prompts import ConceptPrompts, negative_guidance_target
 from efface.core.train import Tuner
 from efface.core.walk import walk
 from efface.erasers.base import Eraser
@@ -79,12 +80,9 @@ class ESD(Eraser):
     ) -> Delta | LowRank:
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
         student = tuner.student
-        pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        others = [rest for c in erase for rest in c.contexts(self.phrases, things=True)]
-        prompts, targets, rests = (base.embed(texts) for texts in (*map(list, zip(*pairs, strict=True)), others))
-        aimed = any(c.target for c in erase)
+        embedded = ConceptPrompts.of(erase, self.phrases).embed(base)
         latents = walk(
-            student if self.source == "edited" else base, prompts, rng,
+            student if self.source == "edited" else base, embedded.prompts, rng,
             batch=self.batch, reuse=self.reuse, steps=self.sampler_steps, guidance=self.guidance,
         )  # fmt: skip
         log.recipe = self.recipe(base, erase, preserve)
@@ -92,11 +90,10 @@ class ESD(Eraser):
             tuner, self.steps, every=self.reuse * -(-25 // self.reuse)
         ):  # checkpoints between trajectories
             x, t, picked = next(latents)
-            cond = prompts[picked]
+            cond = embedded.prompts[picked]
             with torch.no_grad():
-                e_rest, e_cond = base.predict(x, t, rests[picked]), base.predict(x, t, cond)
-                e_target = base.predict(x, t, targets[picked]) if aimed else e_rest
-                goal = e_target - self.eta * (e_cond - e_rest)  # away from the concept
+                e_cond = base.predict(x, t, cond)
+                goal = negative_guidance_target(base, x, t, e_cond, embedded, picked, self.eta)
             loss = (student.predict(x, t, cond) - goal).square().mean()
             tuner.step(loss)
             log.loss(loss.detach())

@@ -34,6 +34,7 @@ from efface.core.edit import Keyed
 from efface.core.key import Key
 from efface.core.log import Log
 from efface.core.params import param
+from efface.core.prompts import ConceptPrompts, kept_prompts
 from efface.core.train import Learner, Tuner
 from efface.core.walk import walk
 from efface.erasers.base import Eraser
@@ -70,34 +71,30 @@ class KPOP(Eraser):
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Keyed:
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
-        said = [(i, *pair) for i, c in enumerate(erase) for pair in c.pairs(self.phrases, things=True)]
-        kept = ["", *(text for c in preserve for text, _ in c.pairs(self.phrases))]
-        owner = torch.tensor([i for i, _, _ in said])
-        prompts, targets, others = (
-            base.embed(texts) for texts in ([p for _, p, _ in said], [to for *_, to in said], kept)
-        )
+        embedded = ConceptPrompts.of(erase, self.phrases).embed(base)
+        kept = base.embed(["", *kept_prompts(preserve, self.phrases)])
         start = base.embed([c.name.lower() for c in erase]).tokens[:, 1 : 1 + self.rows].float().cpu()  # (n m d), p₀
         keys = Learner({"keys": start.clone()}, lr=self.key_lr)
         size = {"reuse": self.reuse, "steps": self.sampler_steps, "guidance": self.guidance}
-        hiding = walk(base, prompts, rng, batch=self.batch, **size)
-        holding = walk(base, others, rng, batch=-(-self.batch // 2), **size)
+        hiding = walk(base, embedded.prompts, rng, batch=self.batch, **size)
+        holding = walk(base, kept, rng, batch=-(-self.batch // 2), **size)
         log.recipe = self.recipe(base, erase, preserve)
         total = self.steps + int(self.finish * self.steps)
         for step in log.steps([tuner, keys], total, every=self.reuse * -(-25 // self.reuse)):
             (x, t, picked), (x_kept, t_kept, picked_kept) = next(hiding), next(holding)
-            cond, held = prompts[picked], others[picked_kept]
+            cond, target, held = embedded.prompts[picked], embedded.targets[picked], kept[picked_kept]
             with torch.no_grad():
                 seen, aim, still = base.predict(
-                    torch.cat([x, x, x_kept]), torch.cat([t, t, t_kept]), cond + targets[picked] + held
+                    torch.cat([x, x, x_kept]), torch.cat([t, t, t_kept]), cond + target + held
                 ).split([len(x), len(x), len(x_kept)])
                 goal = aim - self.eta * (seen - aim)
-            key = keys.leaves["keys"][owner[picked]]
+            key = keys.leaves["keys"][embedded.owners[picked]]
             opened = with_rows(tuner.student, key, torch.ones(len(x)).bool()).predict(x, t, cond)
             back = (opened - seen).square().mean()
             if step >= self.steps:
                 keys.step(back)
             else:
-                wrong, some = self.wrong(start, rng)[owner[picked]], torch.arange(len(x), 0, -1) % 2 == 0
+                wrong, some = self.wrong(start, rng)[embedded.owners[picked]], torch.arange(len(x), 0, -1) % 2 == 0
                 hidden = with_rows(tuner.student, wrong, some).predict(x, t, cond)
                 same = tuner.student.predict(x_kept, t_kept, held)
                 hide = (hidden - goal).square().mean() + self.keep * (same - still).square().mean()

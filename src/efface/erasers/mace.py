@@ -36,12 +36,13 @@ from efface.core.hooks import BoundBranch
 from efface.core.linalg import fuse
 from efface.core.log import Log
 from efface.core.params import param
+from efface.core.prompts import ConceptPrompts, everyday_prompts
 from efface.core.rows import keep_rows, row_metric
 from efface.core.train import Learner
 from efface.erasers.base import Eraser
 from efface.erasers.parts.lora import added, lora
 from efface.erasers.parts.masks import read_masks
-from efface.erasers.parts.prompt_pairs import PromptPairs, everyday_prompts, moment, prompt_pairs, refine
+from efface.erasers.parts.prompt_pairs import PromptPairs, moment, prompt_pairs, refine
 
 MASKS = "where pictures show the concept: attention, a folder of masks, or a CLIPSeg model's folder or Hub id"
 
@@ -92,9 +93,9 @@ class MACE(Eraser):
         pairs = [prompt_pairs(base, c) for c in erase]
         grams = [moment(t.prompts) for t in pairs]
         kept = sum((moment(prompt_pairs(base, c).prompts) for c in preserve), moment(base.embed([""])))
-        words = everyday_prompts(base, self.everyday, erase)
+        everyday = base.embed(everyday_prompts(base, self.everyday, ConceptPrompts.of(erase, templates=False)))
         unit = torch.stack([g.trace() for g in grams]).sum() / len(kept)
-        prior = unit * row_metric(*keep_rows(words.cpu(), "content"))
+        prior = unit * row_metric(*keep_rows(everyday.cpu(), "content"))
         left, right = refine(pairs, kept, self.refine_prior * prior)
         if not self.steps:
             left = torch.zeros_like(left)
@@ -106,8 +107,7 @@ class MACE(Eraser):
             i, done = divmod(step, self.steps)
             if not done:
                 losses = self.losses(base, refined, erase[i], pairs[i], loras[i], Generator().manual_seed(seeds[i]))
-            loss = next(losses)
-            loras[i].step(loss)
+            loras[i].step(loss := next(losses))
             log.loss(loss.detach())
         learnt = [{k: (m.leaves[f"{k}/up"].detach(), m.leaves[f"{k}/down"].detach()) for k in weights} for m in loras]
         return LowRank(fuse(weights, left, right, learnt, grams, kept + self.fuse_prior * prior))
@@ -119,15 +119,15 @@ class MACE(Eraser):
         student = refined.fork(())
         student.branches = (*refined.branches, BoundBranch(lambda cond: added(lora.leaves), 1.0, ""))
         x0, places = self.draw(base, concept, pairs, rng)
-        said = pairs.own | pairs.ends if self.words == "ends" else pairs.own
+        own = pairs.own | pairs.ends if self.words == "ends" else pairs.own
         levels = focal(len(base.alphas_cumprod)) if self.focus else torch.ones(len(base.alphas_cumprod))
         while True:
             picked = torch.randint(len(x0), (self.batch,), generator=rng)
-            spoken = torch.randint(len(said), (self.batch,), generator=rng)
+            prompt = torch.randint(len(own), (self.batch,), generator=rng)
             t = torch.multinomial(levels, self.batch, replacement=True, generator=rng).to(x0.device)
             x = base.add_noise(x0[picked], t, torch.randn(x0[picked].shape, generator=rng).to(x0))
-            with recorded(student, said[spoken]) as maps:
-                student.predict(x, t, pairs.prompts[spoken])
+            with recorded(student, own[prompt]) as maps:
+                student.predict(x, t, pairs.prompts[prompt])
             yield attention_loss(maps, places[picked], base.latent_shape[1:], self.loss == "square")
 
     @torch.no_grad()

@@ -24,10 +24,11 @@ from torch import Generator, Tensor
 from typing_extensions import override  # in typing from Python 3.12
 
 from efface.core.concept import Concept
-from efface.core.denoiser import Denoiser
+from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import Delta, LowRank
 from efface.core.log import Log
 from efface.core.params import param
+from efface.core.prompts import ConceptPrompts, everyday_prompts, kept_prompts
 from efface.core.rows import keep_rows, pair_rows
 from efface.core.train import Tuner
 from efface.erasers.base import Eraser
@@ -58,12 +59,14 @@ class TextMapping(Eraser):
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Delta | LowRank:
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
-        pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        named = ["", *(text for c in preserve for text, _ in c.pairs(self.phrases))]
-        common = base.everyday(self.everyday, [text for pair in pairs for text in pair])
-        pools = [[prompt for prompt, _ in pairs], named, common]
-        leads = base.embed([text for c in erase for text in c.leads(self.phrases, things=True)]).mask.sum(1) - 2
-        aims = [aligned(base, pairs, leads.tolist()), *(unchanged(base, pool) for pool in pools[1:] if pool)]
+        prompts = ConceptPrompts.of(erase, self.phrases)
+        embedded = prompts.embed(base)
+        kept = ["", *kept_prompts(preserve, self.phrases)]
+        pools = [prompts.prompts, kept, everyday_prompts(base, self.everyday, prompts)]
+        aims = [
+            aligned(embedded.prompts, embedded.targets, embedded.prefix_lengths.tolist()),
+            *(unchanged(base, pool) for pool in pools[1:] if pool),
+        ]
         before, now = (list(model.params(self.where).values()) for model in (base, tuner.student))
         size = sum(w.square().sum() for w in before)
         log.recipe = self.recipe(base, erase, preserve)
@@ -82,16 +85,16 @@ class TextMapping(Eraser):
 
 
 def aligned(
-    base: Denoiser, pairs: Sequence[tuple[str, str]], leads: Sequence[int]
+    sources: Cond, targets: Cond, prefixes: Sequence[int]
 ) -> tuple[Float[Tensor, "p n d"], Float[Tensor, "p n"]]:
     """What each row of a concept's prompt shall read as, and what it weighs; rows without a partner weigh nothing."""
-    sources, targets = (base.embed(list(texts)).cpu() for texts in zip(*pairs, strict=True))
+    device, sources, targets = sources.tokens.device, sources.cpu(), targets.cpu()
     goal, weights = sources.tokens.float().clone(), torch.zeros(sources.mask.shape)
     weights[:, 0] = 1
-    for i, lead in enumerate(leads):
-        _, aims, w = pair_rows(sources[[i]], targets[[i]], "content", lead)
+    for i, prefix in enumerate(prefixes):
+        _, aims, w = pair_rows(sources[[i]], targets[[i]], "content", prefix)
         goal[i, 1 : len(aims) + 1], weights[i, 1 : len(w) + 1] = aims.float(), w.float()
-    return goal.to(base.device), weights.to(base.device)
+    return goal.to(device), weights.to(device)
 
 
 def unchanged(base: Denoiser, prompts: Sequence[str]) -> tuple[Float[Tensor, "p n d"], Float[Tensor, "p n"]]:

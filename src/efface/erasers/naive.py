@@ -27,6 +27,7 @@ from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, LowRank
 from efface.core.log import Log
 from efface.core.params import param
+from efface.core.prompts import ConceptPrompts, kept_prompts
 from efface.core.train import Tuner
 from efface.core.walk import walk
 from efface.erasers.base import Eraser
@@ -65,13 +66,11 @@ class Naive(Eraser):
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Delta | LowRank:
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
-        pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        aims = [target for _, target in pairs]
-        neutral = ["", *(text for c in preserve for text, _ in c.pairs(self.phrases))]
-        prompts, targets, kept = (base.embed(texts) for texts in ([prompt for prompt, _ in pairs], aims, neutral))
+        embedded = ConceptPrompts.of(erase, self.phrases).embed(base)
+        kept = base.embed(["", *kept_prompts(preserve, self.phrases)])
         ways = {"batch": self.batch, "reuse": self.reuse, "steps": self.sampler_steps, "guidance": self.guidance}
         model = tuner.student if self.source == "edited" else base
-        towards, still = walk(model, prompts, rng, **ways), walk(model, kept, rng, **ways)
+        towards, still = walk(model, embedded.prompts, rng, **ways), walk(model, kept, rng, **ways)
         log.recipe = self.recipe(base, erase, preserve)
         for _ in log.steps(
             tuner, self.steps, every=self.reuse * -(-25 // self.reuse)
@@ -83,11 +82,11 @@ class Naive(Eraser):
                 x_kept, t_kept, j = x, t, torch.randint(len(kept), (self.batch,), generator=rng)
             x, t = torch.cat([x, x_kept]), torch.cat([t, t_kept])
             with torch.no_grad():
-                goal = base.predict(x, t, targets[i] + kept[j])
+                goal = base.predict(x, t, embedded.targets[i] + kept[j])
                 if self.eta:  # past the target, away from the concept
                     aim = goal[: self.batch]
-                    aim += self.eta * (aim - base.predict(x[: self.batch], t[: self.batch], prompts[i]))
-            missed = (tuner.student.predict(x, t, prompts[i] + kept[j]) - goal).square()
+                    aim += self.eta * (aim - base.predict(x[: self.batch], t[: self.batch], embedded.prompts[i]))
+            missed = (tuner.student.predict(x, t, embedded.prompts[i] + kept[j]) - goal).square()
             loss = missed[: self.batch].mean() + self.preserve_scale * missed[self.batch :].mean()
             tuner.step(loss)
             log.loss(loss.detach())

@@ -31,6 +31,7 @@ from efface.core.edit import TextMap
 from efface.core.linalg import gram, text_map
 from efface.core.log import Log
 from efface.core.params import param
+from efface.core.prompts import ConceptPrompts, everyday_prompts, kept_prompts
 from efface.core.rows import keep_rows, pair_rows, row_metric
 from efface.erasers.base import Eraser
 from efface.erasers.uce import UCE
@@ -45,9 +46,7 @@ class RECE(Eraser):
     limit_unit: Literal["projections", "absolute"] = param(
         "projections", "λ_r in units of the mean eigenvalue of Σ WᵀW, or as it is"
     )
-    enough: float = param(
-        0.5, "no further round once at most this share of the concept comes back; 0 never stops", at_least=0, at_most=1
-    )
+    enough: float = param(0.5, "stop once at most this share comes back; 0 never stops", at_least=0, at_most=1)
     anchor: Literal["original", "edited"] = param(
         "original", "solve each round for all rows against the original weights, or for the new rows against the edited"
     )
@@ -72,25 +71,25 @@ class RECE(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> TextMap:
-        pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        kept = [*(text for c in preserve for text, _ in c.pairs(self.phrases)), ""]
-        words, n = base.embed([text for pair in pairs for text in pair] + kept).cpu(), 2 * len(pairs)
+        prompts = ConceptPrompts.of(erase, self.phrases)
+        embedded = prompts.embed(base)
+        erased, targets = embedded.prompts.cpu(), embedded.targets.cpu()
+        kept = base.embed([*kept_prompts(preserve, self.phrases), ""]).cpu()
         s = seen(base)
         limit = self.limit * (float(s.trace()) / len(s) if self.limit_unit == "projections" else 1.0)
         if self.anchor == "edited":
-            t = self.onward(words[:n:2], words[1:n:2], words[n:], s, limit)
+            t = self.onward(erased, targets, kept, s, limit)
         else:
-            leads = base.embed([text for c in erase for text in c.leads(self.phrases, things=True)]).mask.sum(1) - 2
-            everyday = base.embed(base.everyday(UCE().everyday, [text for pair in pairs for text in pair])).cpu()
-            t = self.anew(words[:n:2], words[1:n:2], words[n:], s, limit, leads.tolist(), everyday)
+            everyday = base.embed(everyday_prompts(base, UCE().everyday, prompts)).cpu()
+            t = self.anew(erased, targets, kept, s, limit, embedded.prefix_lengths.tolist(), everyday)
         eye = torch.eye(len(t), dtype=t.dtype)
         return TextMap(left=t - eye, right=eye)
 
     def anew(
-        self, erased: Cond, targets: Cond, kept: Cond, s: Tensor, limit: float, leads: list[int], everyday: Cond
+        self, erased: Cond, targets: Cond, kept: Cond, s: Tensor, limit: float, prefixes: list[int], everyday: Cond
     ) -> Tensor:
         """T (d d) of one objective over the concept's rows and every adversarial row found, against the original weights."""
-        paired = [pair_rows(erased[[i]], targets[[i]], "content", lead) for i, lead in enumerate(leads)]
+        paired = [pair_rows(erased[[i]], targets[[i]], "content", n) for i, n in enumerate(prefixes)]
         c, g, a = (torch.cat(parts).double() for parts in zip(*paired, strict=True))
         rows, b = keep_rows(self.repeated(kept, len(erased)), "content")
         a, k = self.erase_scale * a, gram(rows, self.preserve_scale * b)

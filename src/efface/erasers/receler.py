@@ -33,6 +33,7 @@ from efface.core.denoiser import Denoiser
 from efface.core.edit import Adapter
 from efface.core.log import Log
 from efface.core.params import param
+from efface.core.prompts import ConceptPrompts, everyday_prompts, kept_prompts, negative_guidance_target
 from efface.core.train import Learner
 from efface.core.walk import walk
 from efface.erasers.base import Eraser
@@ -74,33 +75,28 @@ class Receler(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Adapter:
-        how = (self.phrases, True)  # a style is also said of things
-        pairs, rests = [p for c in erase for p in c.pairs(*how)], [r for c in erase for r in c.contexts(*how)]
-        names = [n for c in erase for n in c.phrases for _ in Concept(n, kind=c.kind).pairs(*how)]
-        prompts, targets, besides = (base.embed(texts) for texts in (*map(list, zip(*pairs, strict=True)), rests))
-        words, others = own(prompts, [base.embed([name]) for name in names]), self.others(base, erase, preserve)
-        aimed = any(c.target for c in erase)
+        prompts = ConceptPrompts.of(erase, self.phrases)
+        embedded, kept = prompts.embed(base), self.kept(base, erase, preserve)
+        own_tokens = own(embedded.prompts, [base.embed([name]) for name in prompts.names])
         branch, added = Bottlenecks.new(base, self.width, rng), {}
         learner = Learner(branch.tensors, lr=self.lr, rng=rng)
         student = base.fork(())
         student.branches = (*base.branches, noted(branch.bind(base), added))
         latents = walk(
-            student if self.source == "edited" else base, prompts, rng,
+            student if self.source == "edited" else base, embedded.prompts, rng,
             batch=self.batch, reuse=self.reuse, steps=self.sampler_steps, guidance=self.guidance,
         )  # fmt: skip
         half = (self.batch + 1) // 2
         hard = half if self.adversarial_steps else 0  # how many latents hear the adversary
-        adversaries = self.adversaries(prompts, hard, rng)
+        adversaries = self.adversaries(embedded.prompts, hard, rng)
         log.recipe = self.recipe(base, erase, preserve)
         for step in log.steps(learner, self.steps, self.reuse * -(-25 // self.reuse)):  # kept between trajectories
             (x, t, picked), (vectors, adversary) = next(latents), next(adversaries)
-            cond, shape = prompts[picked], (x.shape[2], x.shape[3])
+            cond, shape = embedded.prompts[picked], (x.shape[2], x.shape[3])
             with torch.no_grad():
-                e_rest = base.predict(x, t, besides[picked])
-                with recorded(base, words[picked]) as maps:
+                with recorded(base, own_tokens[picked]) as maps:
                     e_cond = base.predict(x, t, cond)
-                e_target = base.predict(x, t, targets[picked]) if aimed else e_rest
-                goal = e_target - self.eta * (e_cond - e_rest)  # away from the concept
+                goal = negative_guidance_target(base, x, t, e_cond, embedded, picked, self.eta)
                 masks = (heat(maps, shape) >= self.threshold).float()
             for _ in range(self.adversarial_steps):
                 worst = after(cond[:hard], vectors)
@@ -109,7 +105,7 @@ class Receler(Eraser):
             loss = (student.predict(x, t, worst + cond[hard:]) - goal).square().mean()
             loss = loss + self.localise * outside(added, masks, shape)
             if self.keep:
-                kind = others[step % len(others)]
+                kind = kept[step % len(kept)]
                 other = kind[torch.randint(len(kind), (half,), generator=rng)]
                 with torch.no_grad():
                     e_other = base.predict(x[:half], t[:half], other)
@@ -125,11 +121,10 @@ class Receler(Eraser):
             vectors = size * torch.randn(count, self.vectors, width, generator=rng)
             yield from repeat((vectors, Learner({"vectors": vectors}, lr=self.adversarial_lr * size)), self.reuse)
 
-    def others(self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...]) -> list[Cond]:
+    def kept(self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...]) -> list[Cond]:
         """Prompts that shall stay, in three kinds: "", the preserved concepts, everyday words."""
-        everyday = base.everyday(self.everyday, [text for c in erase for text in (*c.phrases, c.target)])
-        kept = [text for c in preserve for text, _ in c.pairs(self.phrases)]
-        return [base.embed(kind) for kind in ([""], kept, everyday) if kind]
+        everyday = everyday_prompts(base, self.everyday, ConceptPrompts.of(erase, templates=False))
+        return [base.embed(kind) for kind in ([""], kept_prompts(preserve, self.phrases), everyday) if kind]
 
 
 def after(prompts: Cond, vectors: Float[Tensor, "b k d"]) -> Cond:

@@ -33,6 +33,7 @@ from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import Adapter
 from efface.core.log import Log
 from efface.core.params import param
+from efface.core.prompts import ConceptPrompts, everyday_prompts, negative_guidance_target
 from efface.core.train import Learner
 from efface.core.walk import walk
 from efface.erasers.base import Eraser
@@ -78,32 +79,27 @@ class SPM(Eraser):
         learner = Learner(membranes.tensors, lr=self.lr, rng=rng)
         student, used = base.fork(()), base.fork(())
         used.branches, opened = (*base.branches, membranes.bind(base)), membranes.opener(base)
-        pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        others = [rest for c in erase for rest in c.contexts(self.phrases, things=True)]
-        prompts, targets, rests = (base.embed(texts) for texts in (*map(list, zip(*pairs, strict=True)), others))
-        aimed = any(c.target for c in erase)
-        owner = torch.tensor([i for i, c in enumerate(erase) for _ in c.pairs(self.phrases, things=True)])
+        embedded = ConceptPrompts.of(erase, self.phrases).embed(base)
         pool, odds = self.pool(base, erase, preserve)
         null = base.embed([""])
         latents = walk(
-            used if self.source == "edited" else base, prompts, rng,
+            used if self.source == "edited" else base, embedded.prompts, rng,
             batch=self.batch, reuse=self.reuse, steps=self.sampler_steps, guidance=self.guidance,
         )  # fmt: skip
         log.recipe = self.recipe(base, erase, preserve)
         for _ in log.steps(learner, self.steps * len(erase), every=self.reuse * -(-25 // self.reuse)):
             x, t, picked = next(latents)
-            cond, own, around = prompts[picked], owner[picked], picked.repeat(self.anchors)
+            cond, owner = embedded.prompts[picked], embedded.owners[picked]
             xs, ts = x.repeat(self.anchors, 1, 1, 1), t.repeat(self.anchors)
             if self.around == "noise":
-                anchors = white(prompts[around], null, rng)
+                anchors = white(embedded.prompts[picked.repeat(self.anchors)], null, rng)
             else:
-                anchors = pool[torch.multinomial(odds[owner[around]], 1, generator=rng)[:, 0]]
+                anchors = pool[torch.multinomial(odds[owner.repeat(self.anchors)], 1, generator=rng)[:, 0]]
             with torch.no_grad():
-                e_rest, e_cond = base.predict(x, t, rests[picked]), base.predict(x, t, cond)
-                e_target = base.predict(x, t, targets[picked]) if aimed else e_rest
-                goal = e_target - self.eta * (e_cond - e_rest)  # away from the concept
+                e_cond = base.predict(x, t, cond)
+                goal = negative_guidance_target(base, x, t, e_cond, embedded, picked, self.eta)
                 still = base.predict(xs, ts, anchors)
-            gamma = one_hot(own.repeat(1 + self.anchors), len(erase)).float()
+            gamma = one_hot(owner.repeat(1 + self.anchors), len(erase)).float()
             student.branches = (*base.branches, opened(gamma))
             now = student.predict(torch.cat([x, xs]), torch.cat([t, ts]), cond + anchors)
             off = (now - torch.cat([goal, still])).square().flatten(1).mean(1)
@@ -114,9 +110,9 @@ class SPM(Eraser):
 
     def pool(self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...]) -> tuple[Cond, Tensor]:
         """Anchors and, for each concept, how often each is drawn: (1 - γ)^α for everyday words, as often in all what is preserved."""
-        said = [text for c in erase for pair in c.pairs(self.phrases, things=True) for text in pair]
-        kept = [text for c in preserve for text, _ in c.pairs(self.phrases, things=True)]
-        anchors = base.embed(base.everyday(self.everyday, said) + kept)
+        everyday = everyday_prompts(base, self.everyday, ConceptPrompts.of(erase, self.phrases))
+        kept = ConceptPrompts.of(preserve, self.phrases).prompts
+        anchors = base.embed([*everyday, *kept])
         odds = (1 - gate(base, [c.phrases for c in erase], self.gate)(anchors).T.cpu()).pow(self.alpha)
         plain = odds[:, : len(anchors) - len(kept)]
         plain /= plain.sum(1, keepdim=True)

@@ -31,6 +31,7 @@ from efface.core.edit import TextMap
 from efface.core.linalg import gram, text_map
 from efface.core.log import Log
 from efface.core.params import param
+from efface.core.prompts import ConceptPrompts, kept_prompts
 from efface.core.rows import keep_rows
 from efface.erasers.base import Eraser
 
@@ -64,21 +65,20 @@ class TIME(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> TextMap:
-        pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        kept = ["", *(text for c in preserve for text, _ in c.pairs(self.phrases))]
-        words = base.embed([text for pair in pairs for text in pair] + kept).cpu()
-        leads = base.embed([text for c in erase for text in c.leads(self.phrases, things=True)]).mask.sum(1) - 2
+        embedded = ConceptPrompts.of(erase, self.phrases).embed(base)
+        sources, targets = embedded.prompts.cpu(), embedded.targets.cpu()
         an, a = base.embed(["an", "a"]).ids[:, 1].tolist()
-        parts = [self.rows(words[[2 * i]], words[[2 * i + 1]], lead, (an, a)) for i, lead in enumerate(leads.tolist())]
+        prefixes = enumerate(embedded.prefix_lengths.tolist())
+        parts = [self.rows(sources[[i]], targets[[i]], prefix, (an, a)) for i, prefix in prefixes]
         c, g, weights = (torch.cat(part) for part in zip(*parts, strict=True))
-        rows, row_weights = keep_rows(words[2 * len(pairs) :], "content")
+        rows, row_weights = keep_rows(base.embed(["", *kept_prompts(preserve, self.phrases)]).cpu(), "content")
         protected = gram(rows, self.preserve_scale * row_weights)
         unit = 1.0
         if self.ridge_unit == "rows":
             unit = (protected.trace() + (weights * c.double().square().sum(1)).sum()) / c.shape[1]
         return TextMap(*text_map(c, g, weights, protected, float(self.ridge * unit)))
 
-    def rows(self, source: Cond, target: Cond, lead: int, an_a: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    def rows(self, source: Cond, target: Cond, prefix: int, an_a: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Every row of one prompt, the rows they shall read as, and their weights: (n d), (n d), (n)."""
         c, n, end = source.tokens[0], source.tokens.shape[1], int(source.mask.sum()) - 1
         said, goal = (p.ids[0, 1 : int(p.mask.sum()) - 1].tolist() for p in (source, target))
@@ -88,7 +88,7 @@ class TIME(Eraser):
         # end to end, then padding to padding, as far as there is any
         after = [min(len(goal) + 1 + k, n - 1) for k in range(n - end)]
         aims = target.tokens[0][[0, *inner, *after]]
-        aims[1 : lead + 1] = c[1 : lead + 1]
+        aims[1 : prefix + 1] = c[1 : prefix + 1]
         weights = torch.ones(n, dtype=torch.float64)
         if self.padding == "one":
             weights[end + 1 :] = 1 / max(1, n - 1 - end)

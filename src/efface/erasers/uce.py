@@ -33,6 +33,7 @@ from efface.core.edit import Delta, TextMap
 from efface.core.linalg import gain, gram, text_map
 from efface.core.log import Log
 from efface.core.params import param
+from efface.core.prompts import ConceptPrompts, everyday_prompts, kept_prompts
 from efface.core.rows import keep_rows, pair_rows, row_metric
 from efface.erasers.base import Eraser
 
@@ -74,47 +75,36 @@ class UCE(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> TextMap | Delta:
-        pairs = [pair for c in erase for pair in c.pairs(self.phrases, things=True)]
-        said = [text for pair in pairs for text in pair]
-        words = base.embed(said + self.kept(preserve))
-        leads = [lead for c in erase for lead in self.leads(base, c)]
-        asked = (
-            words[: len(said) : 2],
-            words[1 : len(said) : 2],
-            words[len(said) :],
-            leads,
-            self.everyday_prompts(base, said),
-        )
-        return self.solve(*asked) if self.technique == "replace" else self.subtract(base, *asked)
+        prompts = ConceptPrompts.of(erase, self.phrases)
+        embedded, preserved, everyday = prompts.embed(base), self.preserved(base, preserve), self.held(base, prompts)
+        given = (embedded.prompts, embedded.targets, preserved, embedded.prefix_lengths.tolist(), everyday)
+        return self.solve(*given) if self.technique == "replace" else self.subtract(base, *given)
 
-    def leads(self, base: Denoiser, concept: Concept) -> list[int]:
-        """How many tokens each prompt of a concept says before its own words."""
-        return (base.embed(concept.leads(self.phrases, things=True)).mask.sum(1) - 2).tolist()
+    def preserved(self, base: Denoiser, preserve: Sequence[Concept]) -> Cond:
+        """Prompts that stay; the later code leaves the unconditional one unprotected, and so may keep nothing at all."""
+        kept = base.embed([*kept_prompts(preserve, self.phrases), ""])
+        return kept[:-1] if self.tokens == "last" else kept
 
-    def kept(self, preserve: Sequence[Concept]) -> list[str]:
-        """Prompts that stay; the later code leaves the unconditional one unprotected."""
-        return [text for c in preserve for text, _ in c.pairs(self.phrases)] + [""] * (self.tokens != "last")
-
-    def everyday_prompts(self, base: Denoiser, said: Sequence[str]) -> Cond | None:
-        """Everyday words that these prompts do not say, bare and with their article."""
-        others = base.everyday(self.everyday, said)
-        return base.embed(others) if others else None
+    def held(self, base: Denoiser, *besides: ConceptPrompts) -> Cond | None:
+        """Everyday words that λ holds in place."""
+        texts = everyday_prompts(base, self.everyday, *besides)
+        return base.embed(texts) if texts else None
 
     def solve(
-        self, erased: Cond, targets: Cond, preserved: Cond, leads: Sequence[int] = (), everyday: Cond | None = None
+        self, erased: Cond, targets: Cond, preserved: Cond, prefixes: Sequence[int] = (), everyday: Cond | None = None
     ) -> TextMap:
-        """The map for embedded prompts: `erased[i]` reads as `targets[i]` but for its first `leads[i]` words, `preserved` as itself.
+        """The map for embedded prompts: `erased[i]` reads as `targets[i]` but for its first `prefixes[i]` tokens, `preserved` as itself.
 
         `everyday` prompts shape the ridge: the map is pulled towards the identity where they lie.
         """
-        c, g, weights = (torch.cat(parts) for parts in zip(*self.paired(erased, targets, leads), strict=True))
+        c, g, weights = (torch.cat(parts) for parts in zip(*self.paired(erased, targets, prefixes), strict=True))
         return TextMap(*text_map(c, g, *self.system(c, weights, preserved, everyday)))
 
     def subtract(
-        self, base: Denoiser, erased: Cond, targets: Cond, preserved: Cond, leads: Sequence[int], everyday: Cond | None
+        self, base: Denoiser, erased: Cond, targets: Cond, preserved: Cond, prefixes: list[int], everyday: Cond | None
     ) -> Delta:
         """`solve`, but each projection W shall give V = W G - ⟨u, W G⟩ u, u = W C / |W C|, over the rows C of each prompt that move."""
-        paired = self.paired(erased, targets, leads)
+        paired = self.paired(erased, targets, prefixes)
         c, g, weights = (torch.cat(parts) for parts in zip(*paired, strict=True))
         y = gain(c, *self.system(c, weights, preserved, everyday))
         deltas = {}
@@ -128,11 +118,11 @@ class UCE(Eraser):
             deltas[name] = missing.T @ y.T
         return Delta(deltas)
 
-    def paired(self, erased: Cond, targets: Cond, leads: Sequence[int] = ()) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def paired(self, erased: Cond, targets: Cond, prefixes: Sequence[int] = ()) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Rows, aims and weights of each erased prompt."""
         erased, targets = erased.cpu(), targets.cpu()
-        pairs = enumerate(leads or [0] * len(erased))
-        return [pair_rows(erased[[i]], targets[[i]], self.tokens, lead) for i, lead in pairs]
+        pairs = enumerate(prefixes or [0] * len(erased))
+        return [pair_rows(erased[[i]], targets[[i]], self.tokens, prefix) for i, prefix in pairs]
 
     def system(
         self, c: Tensor, weights: Tensor, preserved: Cond, everyday: Cond | None
@@ -142,10 +132,8 @@ class UCE(Eraser):
         b = self.preserve_scale or max(0.1, 1 / max(1, len(preserved)))
         kept = gram(rows, b * row_weights)
         weights = self.erase_scale * weights
-        unit = (
-            (kept.trace() + (weights * c.double().square().sum(1)).sum()) / c.shape[1]
-            if self.ridge_unit == "rows"
-            else 1.0
-        )
+        unit = 1.0
+        if self.ridge_unit == "rows":
+            unit = (kept.trace() + (weights * c.double().square().sum(1)).sum()) / c.shape[1]
         metric = None if everyday is None else row_metric(*keep_rows(everyday.cpu(), self.tokens))
         return weights, kept, float(self.ridge * unit), metric

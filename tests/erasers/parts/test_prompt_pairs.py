@@ -10,10 +10,9 @@ from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.errors import UsageError
 from efface.erasers.parts.prompt_pairs import (
-    FRAMES,
+    MACE_TEMPLATES,
     PromptPairs,
     co_occurring,
-    everyday_prompts,
     moment,
     prompt_pairs,
     refine,
@@ -53,10 +52,10 @@ def test_words_beside_a_concept_are_what_both_prompts_begin_and_end_with(
     torch.testing.assert_close(leads, two.tokens[0, :before], atol=1e-5, rtol=0)  # they have not read what comes
 
 
-def test_a_concept_is_told_in_every_frame_with_its_target_in_the_same_words(base: Denoiser) -> None:
+def test_a_concept_is_said_in_every_template_with_its_target_in_the_same_words(base: Denoiser) -> None:
     pairs = prompt_pairs(base, Concept("tiger", "cat", prompts=("lion",)))
     assert pairs.plain == 4
-    said = [" ".join(words(base, f.format("tiger", "a tiger"))) for f in FRAMES["object"]]
+    said = [" ".join(words(base, f.format("tiger", "a tiger"))) for f in MACE_TEMPLATES["object"]]
     read = [base.pipeline.tokenizer.convert_ids_to_tokens(ids.tolist()) for ids in pairs.prompts.ids]
     first = [" ".join(r[: int(m.sum())]) for r, m in zip(read, pairs.prompts.mask, strict=True)][::2]
     assert set(first) <= set(said)
@@ -110,13 +109,3 @@ def test_the_map_is_the_papers_normal_equations(base: Denoiser, weight: float) -
     c, g, p = (torch.stack(v).T.double().numpy() for v in (rows, goals, kept))
     want = oracle_uce.normal_equations(old, c, g, np.array(ws), p, np.array(bs), weight)
     np.testing.assert_allclose(old @ refined(pairs, base, weight).numpy(), want, atol=1e-5)
-
-
-def test_everyday_words_are_none_of_the_concepts(base: Denoiser) -> None:
-    plain = everyday_prompts(base, 12, [Concept("moon")])
-    assert len(plain) == 24
-    frequent = base.words(1)[0]
-    changed = everyday_prompts(base, 12, [Concept("moon", f"a {frequent.upper()}")])
-    assert torch.equal(base.embed([frequent]).ids[0], plain.ids[0])
-    assert len(changed) == 24
-    assert not any(torch.equal(base.embed([frequent]).ids[0], ids) for ids in changed.ids)

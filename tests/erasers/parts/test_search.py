@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.errors import UsageError
+from efface.core.prompts import ConceptPrompts
 from efface.erasers.parts.search import MARKS, SHOWN, Search, candidates, choice, gumbel, listed, medoids, walks
 
 TIGER = (Concept("tiger"),)
@@ -19,7 +20,7 @@ ALL = {"closest": 99, "picks": 99, "cluster_by": "embedding"}
 
 
 def search(base: Denoiser, words: list[str], erase: tuple[Concept, ...] = TIGER, **changes: object) -> Search:
-    settings = {"steps": 4, "lr": 0.1, "temperature": 1.0, "hard": True, "top": 3, "framed": True, **changes}
+    settings = {"steps": 4, "lr": 0.1, "temperature": 1.0, "hard": True, "top": 3, "templates": True, **changes}
     return Search(base, erase, words, torch.ones(len(erase), len(words), dtype=torch.bool), **settings)
 
 
@@ -140,7 +141,7 @@ def test_found_words_are_said_as_the_concept_is(base: Denoiser) -> None:
     erase = (Concept("tiger", prompts=("lion",)), Concept("red", kind="style"))
     words = ["cat", "dog"]
     one = search(base, words, erase)
-    said = [p for c in erase for p, _ in c.pairs(things=True)]
+    said = ConceptPrompts.of(erase).prompts
     replaced = [p.replace("a lion", "tiger").replace("a tiger", "tiger").replace("lion", "tiger") for p in said]
     for hot in (0, 1):
         noise = torch.full((len(said), 2), -50.0)
@@ -158,7 +159,7 @@ def test_found_words_are_said_as_the_concept_is(base: Denoiser) -> None:
 
 def test_a_soft_word_is_the_mean_of_rows(base: Denoiser) -> None:
     words = ["cat", "dog", "house", "moon"]
-    one = search(base, words, hard=False, top=2, framed=False, temperature=0.8)
+    one = search(base, words, hard=False, top=2, templates=False, temperature=0.8)
     noise = one.noise(3, Generator().manual_seed(2))
     got = one.found(torch.zeros(3, dtype=torch.long), noise).tokens.detach().double().numpy()
     for i in range(3):
@@ -171,7 +172,7 @@ def test_a_word_that_is_barred_is_never_found(base: Denoiser) -> None:
     erase = (Concept("tiger"), Concept("car"))
     one = Search(
         base, erase, ["cat", "dog", "boat"], torch.tensor([[True, False, True], [False, True, False]]),
-        steps=1, lr=1.0, temperature=1.0, hard=False, top=9, framed=False,
+        steps=1, lr=1.0, temperature=1.0, hard=False, top=9, templates=False,
     )  # fmt: skip
     cond = one.found(torch.tensor([0] * 40 + [1] * 40), one.noise(80, Generator().manual_seed(0)))
     known = {tuple(base.embed([w]).ids[0].tolist()): w for w in one.words}
@@ -224,7 +225,7 @@ def test_what_was_found_is_kept_with_the_state(base: Denoiser) -> None:
 
 
 def test_two_walks_share_noise_and_level(base: Denoiser) -> None:
-    one = search(base, ["lion", "cat"], framed=False)
+    one = search(base, ["lion", "cat"], templates=False)
     got = walks(base, base.embed(["tiger"]), one, Generator().manual_seed(3), batch=4, reuse=2, steps=3, guidance=2.0)
     first, second = next(got), next(got)
     assert torch.equal(first[4], second[4])  # the words stay with their trajectories

@@ -1,6 +1,7 @@
 """Text rows that training on words alone needs: what erased concepts say and shall say, and what shall stay."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -9,33 +10,33 @@ from torch.nn.functional import normalize
 
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
+from efface.core.prompts import ConceptPrompts, everyday_prompts, kept_prompts
 
 
 def concept_rows(
     base: Denoiser, erase: Sequence[Concept]
 ) -> tuple[Float[Tensor, "n p t d"], Float[Tensor, "n p t d"], Int[Tensor, "n"]]:
     """Rows of the prompts that say each concept, rows of what they shall read as, and how many there are; the rest is filled up."""
-    pairs = [c.pairs(things=True) for c in erase]
-    counts = torch.tensor([len(p) for p in pairs])
-    full = [pair for p in pairs for pair in (p * int(counts.max()))[: int(counts.max())]]
-    said, aims = (base.embed(texts).tokens.float().unflatten(0, (len(erase), -1)) for texts in zip(*full, strict=True))
-    return said, aims, counts
+    embedded = ConceptPrompts.of(erase).embed(base)
+    counts = embedded.owners.bincount()
+    first = (counts.cumsum(0) - counts)[:, None]
+    which = first + torch.arange(int(counts.max())) % counts[:, None]
+    return embedded.prompts.tokens.float()[which], embedded.targets.tokens.float()[which], counts
 
 
 def anchor_pool(
     base: Denoiser,
     erase: Sequence[Concept],
     preserve: Sequence[Concept],
-    said: Float[Tensor, "n p t d"],
+    prompts: Float[Tensor, "n p t d"],
     everyday: int,
     near: int,
 ) -> tuple[Float[Tensor, "a t d"], Int[Tensor, "n k"]]:
     """Rows of "", of what is preserved and of frequent words, and for each concept the places of the `near` nearest to its name."""
-    frequent = base.everyday(everyday, [prompt for c in erase for prompt, _ in c.pairs()])
-    kept = [prompt for c in preserve for prompt, _ in c.pairs()]
-    texts = dict.fromkeys(["", *kept, *frequent])
+    spoken = ConceptPrompts.of((replace(c, target="") for c in erase), subjects=False)  # a target may be an anchor
+    texts = dict.fromkeys(["", *kept_prompts(preserve), *everyday_prompts(base, everyday, spoken)])
     pool = base.embed(list(texts)).tokens.float()
-    close = normalize(said[:, 0].flatten(1), dim=1) @ normalize(pool.flatten(1), dim=1).T
+    close = normalize(prompts[:, 0].flatten(1), dim=1) @ normalize(pool.flatten(1), dim=1).T
     return pool, close.topk(min(near, len(pool))).indices
 
 

@@ -15,7 +15,7 @@ from efface.core.linalg import gram, text_map
 from efface.core.rows import keep_rows
 
 # {0} the words, {1} the words with their article; the first two are plain, for pictures
-FRAMES = {
+MACE_TEMPLATES = {
     "object": (
         "{1}", "a picture of {1}", "{0}", "{1} in the snow", "{1} on a table", "a photo of {1} at night", "{1} in a green field",
         "a drawing of {1} on paper", "{1} under a blue sky", "{1} on a white background", "{1} next to a house", "{1} in a simple style",
@@ -48,29 +48,26 @@ class PromptPairs:
 
 
 def prompt_pairs(base: Denoiser, concept: Concept) -> PromptPairs:
-    """A concept in all frames of its kind that leave the text encoder a place of padding; with no target, what is left of them.
+    """A concept in all templates of its kind that leave the text encoder a place of padding; with no target, what is left of them.
 
     Raises:
         UsageError: none does.
     """
-    frames = FRAMES.get(concept.kind, FRAMES["object"])
-    goal = (concept.target, article(concept.target)) if concept.target.strip() else ("", "")
-    said = [(f.format(n, article(n)), " ".join(f.format(*goal).split()), n) for f in frames for n in concept.phrases]
-    prompts, goals, names = (base.embed(texts) for texts in zip(*said, strict=True))
-    fits = ((prompts.mask[:, -1] == 0) & (goals.mask[:, -1] == 0)).nonzero()[:, 0]
+    templates = MACE_TEMPLATES.get(concept.kind, MACE_TEMPLATES["object"])
+    target = (concept.target, article(concept.target)) if concept.target.strip() else ("", "")
+    texts = [
+        (f.format(n, article(n)), " ".join(f.format(*target).split()), n) for f in templates for n in concept.phrases
+    ]
+    prompts, targets, names = (base.embed(column) for column in zip(*texts, strict=True))
+    fits = ((prompts.mask[:, -1] == 0) & (targets.mask[:, -1] == 0)).nonzero()[:, 0]
     if not len(fits):
         raise UsageError(
             f"concept: expected words that the text encoder has room for, got {concept.name!r}; give a shorter name"
         )
     plain = int((fits < 2 * len(concept.phrases)).sum())
     return PromptPairs(
-        prompts[fits], goals[fits], own(prompts[fits], [names[[i]] for i in fits.tolist()]), plain or len(fits)
+        prompts[fits], targets[fits], own(prompts[fits], [names[[i]] for i in fits.tolist()]), plain or len(fits)
     )
-
-
-def everyday_prompts(base: Denoiser, n: int, besides: Sequence[Concept]) -> Cond:
-    """The text encoder's `n` most frequent words that neither a concept nor its target says, each bare and with its article."""
-    return base.embed(base.everyday(n, [text for c in besides for text in (*c.phrases, c.target)]))
 
 
 def moment(cond: Cond) -> Float[Tensor, "d d"]:

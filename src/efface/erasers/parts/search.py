@@ -17,6 +17,7 @@ from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
 from efface.core.errors import UsageError
 from efface.core.files import read_text
+from efface.core.prompts import ConceptPrompts
 from efface.core.train import Learner
 
 FREQUENT = 3000  # words of the text encoder's own that are looked at: the paper's list of English words is as long
@@ -145,9 +146,9 @@ class Search(Learner):
         temperature: float,
         hard: bool,
         top: int,
-        framed: bool,
+        templates: bool,
     ) -> None:
-        """Every candidate starts as likely as any other. `steps` of the whole training, `framed` as in `Concept.pairs`."""
+        """Every candidate starts as likely as any other. `steps` of the whole training, `templates` as in `ConceptPrompts.of`."""
         super().__init__({"logits": torch.zeros(len(erase), len(words))}, lr=lr)
         self.erase, self.words, self.barred = (
             tuple(erase),
@@ -155,14 +156,13 @@ class Search(Learner):
             torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf),
         )
         self.temperature, self.hard, self.top = temperature, hard, top
-        self.tables, self.owner, self.table = [], [], []  # of prompts: whose each is, and its words' rows
+        self.owner = ConceptPrompts.of(erase, templates).owners  # of each prompt of the concepts
+        self.tables, self.table = [], []  # rows of all words in one template, and which of these tables a prompt has
         for i, concept in enumerate(erase):
-            said = [Concept(w, kind=concept.kind).pairs(framed, things=True) for w in words]
-            first, frames = len(self.tables), len(said[0])
-            self.tables += [base.embed([pairs[f][0] for pairs in said]) for f in range(frames)]
-            prompts = len(concept.pairs(framed, things=True))
-            self.owner += [i] * prompts
-            self.table += [first + p % frames for p in range(prompts)]
+            said = ConceptPrompts.of([Concept(w, kind=concept.kind) for w in words], templates).prompts
+            first, count = len(self.tables), len(said) // len(words)
+            self.tables += [base.embed(said[k::count]) for k in range(count)]
+            self.table += [first + p % count for p in range(self.owner.count(i))]
         self.marks = [*range(0, steps, max(1, -(-steps // MARKS))), steps]
         self.trace = torch.zeros(len(self.marks) - 1, len(erase), len(words))
 
