@@ -97,8 +97,7 @@ class Debias(Eraser):
         self, base: Denoiser, attributes: Sequence[str], erase: Sequence[Concept], preserve: Sequence[Concept]
     ) -> Mixture:
         """The rows of every prompt of the concepts, and those of each attribute said of them."""
-        uce, parts = self.uce, []
-        worded = [self.wording.replace("{attribute}", a) for a in attributes]
+        uce, parts, worded = self.uce, [], [self.wording.replace("{attribute}", a) for a in attributes]
         goals = [[replace(c, target=w.replace("{concept}", c.name)) for c in erase] for w in worded] or [erase]
         prompts = [ConceptPrompts.of(goal, uce.phrases) for goal in goals]
         embedded = (p.embed(base) for p in prompts)
