@@ -186,8 +186,8 @@ def test_the_nets_are_held_to_where_the_base_attends_to_the_concept(base: Denois
             handle.remove()
     calls = [heard[i : i + len(sites)] for i in range(0, len(heard), len(sites))]
     concept = {
-        k: v for one in calls[3 - STEP] for k, v in one.items()
-    }  # nothing is kept: two predictions fewer, and the second of them
+        k: v for one in calls[2 - STEP] for k, v in one.items()
+    }  # nothing is kept: two predictions fewer, and the first of them
     for i, mask in enumerate(step.masks):
         least, most = (oracle.mask([layer[i] for layer in concept.values()], [1, 2], 8, 0.4 + d) for d in (1e-4, -1e-4))
         assert 0.05 < least.mean() <= most.mean() < 0.95
