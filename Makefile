@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test fast lint leaderboard clean
+.PHONY: demo test fast lint leaderboard real-size mutants clean
 
 demo: $(READY)
 	$(BIN)/efface demo
@@ -43,6 +43,14 @@ leaderboard: $(READY)
 	cp leaderboard/leaderboard.csv docs/leaderboard/
 	cp leaderboard/many/leaderboard.md docs/leaderboard/many.md
 	cp leaderboard/many/leaderboard.csv docs/leaderboard/many.csv
+
+# Every method at the size of Stable Diffusion 1.4 and 2.1, random weights: an hour and more, 20 GB of memory, 10 GB of disk.
+real-size: $(READY)
+	$(BIN)/python benchmarks/real_size.py
+
+# Listed slips in formulas and released values, each of which must turn a test red: an hour.
+mutants: $(READY)
+	$(BIN)/python benchmarks/mutants.py
 
 clean:
 	rm -rf $(VENV) efface-demo evaluation .pytest_cache .ruff_cache

@@ -1,114 +1,21 @@
-"""Every test runs offline, seeded, on one thread, and leaves the process as it found it."""
+"""Every test runs offline, seeded, on one thread, and leaves the process as it found it; shared_fixtures.py sees to it."""
 
 import os
-import random
-import socket
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
-sys.path.insert(0, str(Path(__file__).parent))  # toys, oracles
-
-import jaxtyping
-import numpy as np
 import pytest
-import torch
-import toys
-from safetensors.torch import load_file
-from torch import Tensor
 
-from efface.core.denoiser import Denoiser
+os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+# in the processes that tests start as well: threads of several test runs on few cores wait for each other, five times as long
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).parent))  # toys, oracles
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Marks, known with and without the repository's own settings."""
+    """Marks, known with and without the repository's own settings; and the fixtures."""
     for mark in ("slow: takes seconds", "gpu: needs a GPU", "browser: needs Chromium"):
         config.addinivalue_line("markers", mark)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def offline() -> Iterator[None]:
-    """Refuse every connection except to sockets of this machine's own processes."""
-    connect = socket.socket.connect
-
-    def refuse(self: socket.socket, address: object) -> None:
-        if self.family == socket.AF_UNIX or (
-            isinstance(address, tuple) and address[0] in ("127.0.0.1", "::1", "localhost")
-        ):
-            return connect(self, address)
-        raise RuntimeError(f"a test tried to connect to {address!r}; tests work without network")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", refuse)
-        patch.setattr(socket.socket, "connect_ex", refuse)
-        yield
-
-
-@pytest.fixture(autouse=True)
-def same_start() -> Iterator[None]:
-    """Seed every generator; put global state back afterwards."""
-    before = (
-        torch.get_rng_state(),
-        np.random.get_state(),
-        random.getstate(),
-        torch.get_default_dtype(),
-        torch.get_num_threads(),
-    )  # noqa: NPY002
-    torch.manual_seed(0)
-    np.random.seed(0)  # noqa: NPY002
-    random.seed(0)
-    torch.set_num_threads(1)
-    yield
-    torch.set_rng_state(before[0])
-    np.random.set_state(before[1])  # noqa: NPY002
-    random.setstate(before[2])
-    torch.set_default_dtype(before[3])
-    torch.set_num_threads(before[4])
-    torch.set_grad_enabled(True)
-
-
-@pytest.fixture
-def untyped() -> Iterator[None]:
-    """Switch the test run's type checks off: what a user meets who passes the wrong type."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.fixture(scope="session")
-def shared() -> Denoiser:
-    """One tiny model for all tests; take `base`, which checks that nobody changed it."""
-    return toys.tiny()
-
-
-@pytest.fixture
-def base(shared: Denoiser) -> Iterator[Denoiser]:
-    """The tiny ε-model. A test that changes a bit of it fails."""
-    before = toys.snapshot(shared)
-    yield shared
-    assert not toys.differing(before, toys.snapshot(shared)), "the test changed the base model"
-    parts = (shared.pipeline.unet, shared.pipeline.text_encoder, shared.pipeline.vae)
-    assert not any(p.requires_grad or p.grad is not None for part in parts for p in part.parameters())
-
-
-@pytest.fixture(scope="session")
-def velocity() -> Denoiser:
-    """The tiny v-model."""
-    return toys.tiny("v_prediction")
-
-
-@pytest.fixture
-def child() -> Callable[[str, Path], dict[str, Tensor]]:
-    """Run code in a new process that is given a folder; what it saves there as `out.bin` comes back."""
-
-    def run(code: str, folder: Path) -> dict[str, Tensor]:
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(folder)], env=env, capture_output=True, text=True, timeout=240
-        )
-        assert done.returncode == 0, done.stderr
-        return load_file(folder / "out.bin")
-
-    return run
+    # not in the process that hands tests out to workers: they would wait ten seconds for its imports of torch and diffusers
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        config.pluginmanager.import_plugin("shared_fixtures")

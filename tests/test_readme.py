@@ -3,12 +3,14 @@
 import re
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import efface
 from efface import cli
+from efface.benchmarks.spec import Sampler
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -33,6 +35,9 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.slow
 def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "efface.benchmarks.moji.Sampler", partial(Sampler, steps=2)
+    )  # of pictures nothing is asked here
     (text,) = blocks("console")
     commands = [shlex.split(line) for line in text.splitlines()]
     assert {words[1] for words in commands} == {"erase", "generate", "evaluate", "show", "bake", "export"}

@@ -91,9 +91,19 @@ def mix(part: nn.Module) -> None:
 
 
 def pipeline(
-    prediction: str = "epsilon", seed: int = 0, pad: str | None = None, dtype: torch.dtype = torch.float32
+    prediction: str = "epsilon",
+    seed: int = 0,
+    pad: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    levels: int = 2,
 ) -> StableDiffusionPipeline:
-    """A randomly initialised Stable Diffusion of some 300,000 weights, with cross-attention at two levels."""
+    """A randomly initialised Stable Diffusion of some 300,000 weights, with cross-attention at two resolutions.
+
+    `levels` = 1 keeps it from the inner blocks, as the lowest of Stable Diffusion have none: four sites of it instead of seven,
+    at the same two resolutions (the middle block has one), and a third less time.
+    """
+    across = [i < levels for i in range(2)]
     tok = tokenizer(pad)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -106,8 +116,8 @@ def pipeline(
         )  # fmt: skip
         unet = UNet2DConditionModel(
             sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, cross_attention_dim=WIDTH,
-            down_block_types=["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-            up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+            down_block_types=["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in across],
+            up_block_types=["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(across)],
             block_out_channels=[16, 32], attention_head_dim=4, norm_num_groups=4,
         )  # fmt: skip
         vae = AutoencoderKL(
@@ -124,10 +134,15 @@ def pipeline(
 
 
 def tiny(
-    prediction: str = "epsilon", seed: int = 0, pad: str | None = None, dtype: torch.dtype = torch.float32
+    prediction: str = "epsilon",
+    seed: int = 0,
+    pad: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    levels: int = 2,
 ) -> Denoiser:
     """`pipeline` as a denoiser: the same arguments give the same bits, in any process."""
-    return Denoiser(pipeline(prediction, seed, pad, dtype))
+    return Denoiser(pipeline(prediction, seed, pad, dtype, levels=levels))
 
 
 class MixtureDenoiser(Denoiser):
@@ -154,10 +169,15 @@ class MixtureDenoiser(Denoiser):
         return self.native((x - (1 - bar).sqrt() * eps) / bar.sqrt(), t, eps)
 
 
+def tensors(model: Denoiser) -> dict[str, Tensor]:
+    """Every tensor of every part."""
+    parts = {"unet": model.pipeline.unet, "text": model.pipeline.text_encoder, "vae": model.pipeline.vae}
+    return {f"{ours}.{k}": v for ours, part in parts.items() for k, v in part.state_dict().items()}
+
+
 def snapshot(model: Denoiser) -> dict[str, Tensor]:
     """Every tensor of every part, copied."""
-    parts = {"unet": model.pipeline.unet, "text": model.pipeline.text_encoder, "vae": model.pipeline.vae}
-    return {f"{ours}.{k}": v.detach().clone() for ours, part in parts.items() for k, v in part.state_dict().items()}
+    return {k: v.clone() for k, v in tensors(model).items()}
 
 
 def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> set[str]:

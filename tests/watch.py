@@ -1,8 +1,10 @@
 """Trainings, watched: which predictions each loss was made of, and where a run was cut off."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from torch import Tensor
 
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.log import Log
+
+Fitted = TypeVar("Fitted")
 
 
 @dataclass
@@ -71,13 +75,32 @@ def texts(base: Denoiser, known: list[str], ids: Tensor) -> list[str]:
     return [rows[tuple(row.tolist())] for row in ids]
 
 
-def interrupted_and_resumed(fit: Callable[[Log], object], path: Path, stop: int, start: int) -> tuple[object, object]:
-    """What a training gives straight through, and what it gives cut off before its step `stop` ends and continued at `start`."""
-    straight = fit(Log())
-    with pytest.raises(KeyboardInterrupt):
-        fit(Watch(None, path, stop=stop))
-    log = Watch(None, path)
+class Kept(Watch):
+    """Copies its checkpoint after so many losses: what a run that is killed there leaves behind."""
+
+    def __init__(self, checkpoint: Path, stop: int) -> None:
+        super().__init__(None, checkpoint)
+        self.stop_at, self.copy = stop, checkpoint.with_name("kept.safetensors")
+
+    def loss(self, value: Tensor) -> None:
+        super().loss(value)
+        if len(self.losses) == self.stop_at:
+            shutil.copy(self.checkpoint, self.copy)  # pyright: ignore[reportArgumentType]
+
+
+def killed_and_resumed(fit: Callable[[Log], Fitted], path: Path, stop: int, start: int) -> tuple[Fitted, Fitted, Path]:
+    """What a training gives straight through, what it gives continued by one that was killed in its step `stop`, and the checkpoint's copy.
+
+    Both come from one training, so that its steps are taken once. Ctrl-C, which leaves the same checkpoint, is said once for all
+    methods in tests/core/test_train.py, and for the command line in tests/cli/test_cli.py.
+    """
+    first = Kept(path, stop)
+    straight = fit(first)
+    assert not path.exists()
+    spare = shutil.copy(first.copy, path.with_name("spare.safetensors"))
+    log = Watch(None, first.copy)
     resumed = fit(log)
     assert log.advanced[0] == start
-    assert not path.exists()
-    return straight, resumed
+    assert len(log.losses) == len(first.losses) - start
+    assert not first.copy.exists()
+    return straight, resumed, spare

@@ -2,14 +2,14 @@
 
 import os
 import random
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import children
 import numpy as np
 import pytest
 import torch
@@ -55,11 +55,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted((folder / "pictures").rglob("*.png"))}
 
 
+@pytest.fixture(scope="module")
+def undisturbed(shared: Denoiser, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a run that nothing disturbed."""
+    edits, wanted = setting(shared)
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    draw(Store(folder), shared, edits, wanted, Log())
+    return folder
+
+
 @pytest.fixture
-def whole(base: Denoiser, tmp_path: Path) -> dict[str, bytes]:
-    """The pictures of a run that nothing disturbed."""
-    edits, wanted = setting(base)
-    draw(Store(tmp_path / "whole"), base, edits, wanted, Log())
+def whole(undisturbed: Path, tmp_path: Path) -> dict[str, bytes]:
+    """Its pictures, and a copy of it in "whole"."""
+    shutil.copytree(undisturbed, tmp_path / "whole")
     found = contents(tmp_path / "whole")
     assert len(found) == 2 * len(CELLS)
     return found
@@ -113,6 +121,7 @@ def test_what_is_there_is_not_drawn_again(
 def test_a_cell_that_fails_is_an_error_and_leaves_the_rest(
     base: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("test_run.CELLS", CELLS[2:7])  # few, for each of a batch with a failure is drawn alone
     edits, wanted = setting(base)
     store, images = Store(tmp_path / "s"), Denoiser.images
 
@@ -218,23 +227,15 @@ def test_a_picture_that_is_not_finite_is_no_picture(base: Denoiser, monkeypatch:
 
 
 WORKER = """
-import sys, torch, toys, test_run
+import sys, toys, test_run
+from pathlib import Path
 from efface.benchmarks.store import Store
 from efface.core.log import Log
-torch.set_num_threads(1)
-base = toys.tiny()
+base, folder = toys.tiny(), Path(sys.argv[1])
 edits, wanted = test_run.setting(base)
-print("ready", flush=True)
-test_run.draw(Store(sys.argv[1]), base, edits, wanted, Log())
+(folder / "ready").touch()
+test_run.draw(Store(folder / "s"), base, edits, wanted, Log())
 """
-
-
-def worker(folder: Path) -> subprocess.Popen[str]:
-    path = [str(Path(__file__).parent), *sys.path]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in path if p)}
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
-    )
 
 
 @pytest.mark.slow
@@ -242,15 +243,17 @@ def test_killed_processes_and_two_at_once_agree_with_one(whole: dict[str, bytes]
     """`kill -9` at random moments, then two processes on what is left: the bytes of the undisturbed run."""
     moments = random.Random(3)
     for _ in range(3):
-        with worker(tmp_path / "s") as one:
-            assert one.stdout is not None
-            assert one.stdout.readline() == "ready\n"
-            time.sleep(moments.uniform(0.02, 0.5))
-            os.kill(one.pid, signal.SIGKILL)
+        one = children.start(WORKER, tmp_path)
+        assert one.pid
+        while not (tmp_path / "ready").exists():
+            assert one.is_alive()
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0.02, 0.5))
+        os.kill(one.pid, signal.SIGKILL)
+        one.join()
+        (tmp_path / "ready").unlink()
         assert set(contents(tmp_path / "s").items()) <= set(whole.items()) if (tmp_path / "s").exists() else True
-    both = [worker(tmp_path / "s") for _ in range(2)]
-    for one in both:
-        _, errors = one.communicate(timeout=200)
-        assert one.returncode == 0, errors
+    for one in [children.start(WORKER, tmp_path) for _ in range(2)]:
+        children.finish(one, tmp_path)
     assert contents(tmp_path / "s") == whole
     assert run.CHUNK == 16  # two batches for each of the two models: there was something to share

@@ -1,15 +1,18 @@
-"""Every command as a user types it: files, sentences, exit codes. Moji is the model; sizes are the smallest that still mean something."""
+"""Every command as a user types it: files, sentences, exit codes. On Moji unless said; sizes are the smallest that mean something."""
 
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from toys import pipeline
 
 from efface import cli, load, load_edit
+from efface.benchmarks.spec import Sampler
 
 
 def run(capsys, *words: str) -> tuple[int, str, str]:
@@ -33,14 +36,25 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the edit is that `tiger` fits, once it has."""
+    return tmp_path_factory.mktemp("kept") / "tiger.safetensors"
+
+
 @pytest.fixture
-def tiger(capsys) -> Path:
-    """A fitted edit."""
-    code, _, errors = run(
-        capsys, "erase", "tiger", "--to", "cat", "--preserve", "lion,leopard", "-o", "tiger.safetensors"
-    )
-    assert code == 0, errors
-    return Path("tiger.safetensors")
+def tiger(capsys, kept: Path) -> Path:
+    """An edit, fitted by the command line."""
+    if not kept.exists():
+        code, _, errors = run(capsys, "erase", "tiger", "--to", "cat", "--preserve", "lion,leopard", "-o", str(kept))
+        assert code == 0, errors
+    return Path(shutil.copy(kept, "tiger.safetensors"))
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moji's benchmark with a sampler of two steps: what is asked of its files does not depend on how good the pictures are."""
+    monkeypatch.setattr("efface.benchmarks.moji.Sampler", partial(Sampler, steps=2))
 
 
 def test_help_and_version_are_quick_to_import():
@@ -104,6 +118,7 @@ def test_export_writes_a_lora_and_says_what_is_lost(capsys, tiger: Path):
     assert "did you mean 'kohya'" in errors
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_evaluate_writes_a_report_and_its_store_is_kept_in_order(capsys, tiger: Path):
     from efface.benchmarks.moji import erasing
     from efface.benchmarks.store import Store
@@ -288,20 +303,9 @@ def test_an_edit_for_another_base_is_refused(capsys, tiger: Path):
 
 
 def test_interrupted_training_continues(capsys, monkeypatch: pytest.MonkeyPatch):
-    words = [
-        "erase",
-        "tiger",
-        "--method",
-        "esd-x",
-        "--steps",
-        "30",
-        "--batch",
-        "2",
-        "--sampler-steps",
-        "3",
-        "--where",
-        "xattn.kv",
-    ]
+    pipeline().save_pretrained("toy")  # thirty steps on Moji show no more
+    sizes = ["--steps", "30", "--batch", "2", "--sampler-steps", "3", "--where", "xattn.kv"]
+    words = ["erase", "tiger", "--model", "toy", "--method", "esd-x", *sizes]
     from efface.core.train import Tuner
 
     step, count = Tuner.step, []

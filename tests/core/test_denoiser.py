@@ -441,7 +441,9 @@ def test_a_folder_loads_and_predicts_the_same(base: Denoiser, tmp_path) -> None:
     base.pipeline.save_pretrained(tmp_path)
     again = load(tmp_path)
     assert again.fingerprint == base.fingerprint
-    assert torch.equal(probe(again, "a tiger"), probe(base, "a tiger"))
+    assert not differing(snapshot(base), snapshot(again))
+    # weights of a mapped file lie unaligned in memory, where BLAS may add in another order: predictions are equal to rounding
+    torch.testing.assert_close(probe(again, "a tiger"), probe(base, "a tiger"), atol=1e-5, rtol=0)
     (tmp_path / "unet" / "config.json").write_text("{")
     with pytest.raises(EffaceError) as caught:
         load(tmp_path)

@@ -1,6 +1,5 @@
 """AGE: its losses against NumPy, its search's gradient against differences, and where it goes."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ import torch
 from oracles import search as oracle
 from torch import Tensor
 from toys import differing, moved, snapshot
+from watch import killed_and_resumed
 
 from efface.core.concept import Concept
 from efface.core.cond import Cond
@@ -38,24 +38,17 @@ class Call:
 class Watch(Log):
     """What each step predicted, its loss, and the slopes its search climbed."""
 
-    def __init__(self, checkpoint: Path | None = None, stop: int | None = None) -> None:
-        super().__init__(checkpoint)
-        self.stop = stop
+    def __init__(self) -> None:
+        super().__init__()
         self.calls: list[Call] = []
         self.losses: list[float] = []
         self.used: list[list[Call]] = []
         self.climbed: list[np.ndarray] = []
-        self.advanced: list[int] = []
-
-    def stage(self, name: str, total: int) -> Callable[[int], None]:
-        return self.advanced.append
 
     def loss(self, value: Tensor) -> None:
         self.losses.append(float(value))
         self.used.append(self.calls[-4:])
         self.calls.clear()
-        if len(self.losses) == self.stop:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -205,14 +198,10 @@ def test_presets_run(base: Denoiser, name: str) -> None:
     assert differing(snapshot(base), snapshot(edit(base)))
 
 
-def test_ctrl_c_and_again_is_as_if_nothing_had_happened(base: Denoiser, tmp_path: Path) -> None:
-    path = tmp_path / "c.safetensors"
+def test_killed_and_run_again_is_as_if_nothing_had_happened(base: Denoiser, tmp_path: Path) -> None:
     some = {**SMALL, "steps": 27, "batch": 1, "sampler_steps": 2, "reuse": 25, "lr": 1e-3, "source": "edited"}
-    straight = AGE(**some).fit(base, "tiger")
-    with pytest.raises(KeyboardInterrupt):
-        AGE(**some).fit(base, "tiger", log=Watch(path, stop=26))
-    log = Watch(path)
-    resumed = AGE(**some).fit(base, "tiger", log=log)
-    assert log.advanced[0] == 25
+    straight, resumed, _ = killed_and_resumed(
+        lambda log: AGE(**some).fit(base, "tiger", log=log), tmp_path / "c.safetensors", stop=26, start=25
+    )
     assert all(torch.equal(t, resumed.tensors()[k]) for k, t in straight.tensors().items())
     assert resumed.header.notes == straight.header.notes

@@ -12,6 +12,7 @@ from oracles import esd as esd_oracle
 from oracles import search as oracle
 from torch import Generator, Tensor
 from toys import MixtureDenoiser, differing, pipeline, snapshot, tiny
+from watch import killed_and_resumed
 
 from efface.core.concept import Concept
 from efface.core.cond import Cond
@@ -37,24 +38,16 @@ class Call:
 class Watch(Log):
     """Losses of a training, and the predictions each was made of."""
 
-    def __init__(
-        self, calls: list[Call], count: int = 5, checkpoint: Path | None = None, stop: int | None = None
-    ) -> None:
-        super().__init__(checkpoint)
-        self.calls, self.count, self.stop = calls, count, stop
+    def __init__(self, calls: list[Call], count: int = 5) -> None:
+        super().__init__()
+        self.calls, self.count = calls, count
         self.losses: list[float] = []
         self.used: list[list[Call]] = []
-        self.advanced: list[int] = []  # the first is the step that training started from
-
-    def stage(self, name: str, total: int) -> Callable[[int], None]:
-        return self.advanced.append
 
     def loss(self, value: Tensor) -> None:
         self.losses.append(float(value))
         self.used.append(self.calls[-self.count :])
         self.calls.clear()
-        if len(self.losses) == self.stop:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -281,8 +274,7 @@ def test_presets_run(base: Denoiser, name: str) -> None:
     assert differing(snapshot(base), snapshot(edit(base)))
 
 
-def test_ctrl_c_and_again_is_as_if_nothing_had_happened(base: Denoiser, tmp_path: Path) -> None:
-    path = tmp_path / "c.safetensors"
+def test_killed_and_run_again_is_as_if_nothing_had_happened(base: Denoiser, tmp_path: Path) -> None:
     some = {
         **SMALL,
         "steps": 27,
@@ -293,12 +285,9 @@ def test_ctrl_c_and_again_is_as_if_nothing_had_happened(base: Denoiser, tmp_path
         "rank": 2,
         "source": "edited",
     }
-    straight = AP(**some).fit(base, "tiger")
-    with pytest.raises(KeyboardInterrupt):
-        AP(**some).fit(base, "tiger", log=Watch([], checkpoint=path, stop=26))
-    log = Watch([], checkpoint=path)
-    resumed = AP(**some).fit(base, "tiger", log=log)
-    assert (log.advanced[0], len(log.losses)) == (25, 2)
+    straight, resumed, _ = killed_and_resumed(
+        lambda log: AP(**some).fit(base, "tiger", log=log), tmp_path / "c.safetensors", stop=26, start=25
+    )
     assert all(torch.equal(t, resumed.tensors()[k]) for k, t in straight.tensors().items())
     assert resumed.header.notes == straight.header.notes
     straight.save(tmp_path / "e.safetensors")

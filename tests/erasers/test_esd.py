@@ -10,6 +10,7 @@ import torch
 from oracles import esd as oracle
 from torch import Tensor
 from toys import differing, snapshot
+from watch import killed_and_resumed
 
 from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
@@ -223,23 +224,18 @@ def test_almost_every_weight_moves(base: Denoiser) -> None:
     assert moved.float().mean() > 0.99
 
 
-def test_ctrl_c_and_again_is_as_if_nothing_had_happened(base: Denoiser, tmp_path: Path) -> None:
-    path = tmp_path / "c.safetensors"
+def test_killed_and_run_again_is_as_if_nothing_had_happened(base: Denoiser, tmp_path: Path) -> None:
     some = {**SMALL, "steps": 27, "batch": 1, "sampler_steps": 2, "reuse": 5, "lr": 1e-3, "rank": 2, "source": "edited"}
-    straight = ESD(**some).fit(base, "tiger")
-    with pytest.raises(KeyboardInterrupt):
-        ESD(**some).fit(base, "tiger", log=Watch([], path, stop=26))
+    straight, resumed, path = killed_and_resumed(
+        lambda log: ESD(**some).fit(base, "tiger", log=log), tmp_path / "c.safetensors", stop=26, start=25
+    )
     # another call does not continue it
     for other, name in (({"lr": 2e-3}, "tiger"), ({"seed": 1}, "tiger"), ({}, "lion")):
         log = Watch([], path, stop=1)
         with pytest.raises(KeyboardInterrupt):
             ESD(**{**some, **other}).fit(base, name, log=log)
         assert log.advanced[0] == 0
-    log = Watch([], path)
-    resumed = ESD(**some).fit(base, "tiger", log=log)
-    assert (log.advanced[0], len(log.losses)) == (25, 2)
     assert all(torch.equal(t, resumed.tensors()[k]) for k, t in straight.tensors().items())
-    assert not path.exists()
 
 
 def test_a_checkpoint_is_not_written_at_every_step(base: Denoiser, tmp_path: Path) -> None:

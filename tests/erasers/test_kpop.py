@@ -1,6 +1,5 @@
 """KPOP: its objective against NumPy, its ball, and a training that hides, opens to its key, and to no other."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,32 +9,15 @@ import torch
 from oracles import kpop as oracle
 from torch import Generator, Tensor
 from toys import LENGTH
+from watch import killed_and_resumed
 
 from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import Edit, Keyed
-from efface.core.log import Log
 from efface.core.train import Tuner
 from efface.erasers.kpop import KPOP, with_rows
 
 SMALL = {"steps": 1, "finish": 0.0, "batch": 4, "sampler_steps": 4, "phrases": False, "reuse": 1, "rows": 2}
-
-
-class Watch(Log):
-    """Stops after some losses; counts the steps from where it began."""
-
-    def __init__(self, checkpoint: Path | None = None, stop: int = 0) -> None:
-        super().__init__(checkpoint)
-        self.losses: list[float] = []
-        self.stop, self.advanced = stop, list[int]()
-
-    def stage(self, name: str, total: int) -> Callable[[int], None]:
-        return self.advanced.append
-
-    def loss(self, value: Tensor) -> None:
-        self.losses.append(float(value))
-        if len(self.losses) == self.stop:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
@@ -156,14 +138,11 @@ def test_its_key_is_for_the_concepts_phrases(base: Denoiser) -> None:
     assert edit.key.rows["Tiger"].shape == (2, 64)
 
 
-def test_interrupted_it_continues_to_the_same_bits(base: Denoiser, tmp_path: Path) -> None:
+def test_killed_it_continues_to_the_same_bits(base: Denoiser, tmp_path: Path) -> None:
     eraser = KPOP(**{**SMALL, "steps": 28, "batch": 2, "sampler_steps": 2, "reuse": 25})
-    whole = eraser.fit(base, "tiger")
-    with pytest.raises(KeyboardInterrupt):
-        eraser.fit(base, "tiger", log=Watch(tmp_path / "c.safetensors", stop=27))
-    log = Watch(tmp_path / "c.safetensors")
-    again = eraser.fit(base, "tiger", log=log)
-    assert log.advanced[0] == 25
+    whole, again, _ = killed_and_resumed(
+        lambda log: eraser.fit(base, "tiger", log=log), tmp_path / "c.safetensors", stop=27, start=25
+    )
     assert isinstance(whole, Keyed)
     assert isinstance(again, Keyed)
     assert whole.lock == again.lock

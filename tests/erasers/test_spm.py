@@ -1,6 +1,5 @@
 """SPM: its losses against NumPy, its anchors, whose membrane is open when, and a training that arrives."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from oracles import spm as oracle
 from torch import Tensor
 from toys import moved
+from watch import killed_and_resumed
 
 from efface.core.branches.membranes import Membranes, gate
 from efface.core.concept import Concept, article
@@ -33,23 +33,17 @@ class Call:
 class Watch(Log):
     """Losses of a training, and the predictions each was made of."""
 
-    def __init__(self, calls: list[Call], checkpoint: Path | None = None, stop: int | None = None) -> None:
-        super().__init__(checkpoint)
-        self.calls, self.stop, self.count = calls, stop, 4
+    def __init__(self, calls: list[Call]) -> None:
+        super().__init__()
+        self.calls, self.count = calls, 4
         self.losses: list[float] = []
         self.used: list[list[Call]] = []
-        self.advanced: list[int] = []  # the first is the step that training started from
-
-    def stage(self, name: str, total: int) -> Callable[[int], None]:
-        return self.advanced.append
 
     def loss(self, value: Tensor) -> None:
         self.losses.append(float(value))
         # base on ∅, base on c, base on the target if there is one, base on the anchors, student on c and the anchors
         self.used.append(self.calls[-self.count :])
         self.calls.clear()
-        if len(self.losses) == self.stop:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -275,17 +269,12 @@ def test_latents_come_from_the_source_as_it_is_by_then(
         assert moved(base, models[0], "") < 1e-5  # and the gate is at work
 
 
-def test_ctrl_c_and_again_is_as_if_nothing_had_happened(base: Denoiser, tmp_path: Path) -> None:
-    path = tmp_path / "c.safetensors"
+def test_killed_and_run_again_is_as_if_nothing_had_happened(base: Denoiser, tmp_path: Path) -> None:
     some = {**SMALL, "steps": 27, "batch": 1, "sampler_steps": 2, "reuse": 5, "source": "edited", "everyday": 2}
-    straight = SPM(**some).fit(base, "tiger")
-    with pytest.raises(KeyboardInterrupt):
-        SPM(**some).fit(base, "tiger", log=Watch([], path, stop=26))
-    log = Watch([], path)
-    resumed = SPM(**some).fit(base, "tiger", log=log)
-    assert (log.advanced[0], len(log.losses)) == (25, 2)
+    straight, resumed, _ = killed_and_resumed(
+        lambda log: SPM(**some).fit(base, "tiger", log=log), tmp_path / "c.safetensors", stop=26, start=25
+    )
     assert all(torch.equal(t, resumed.tensors()[k]) for k, t in straight.tensors().items())
-    assert not path.exists()
 
 
 def test_the_released_preset_is_the_released_recipe() -> None:

@@ -1,16 +1,17 @@
 """Moji: stock, small, and good enough to stand on. Erasing on it: the concept goes, its neighbours stay, by measured amounts."""
 
 import json
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
+import children
 import pytest
 from diffusers import StableDiffusionPipeline
 
 import efface
 from efface.benchmarks.moji import benchmark, concepts, distant, kind, members, neighbours, prompt, styles, tasks
 from efface.benchmarks.run import evaluate
+from efface.benchmarks.spec import Sampler
 from efface.benchmarks.store import Store
 from efface.core.denoiser import Denoiser
 from efface.erasers import make
@@ -19,6 +20,7 @@ from efface.metrics.rates import erased, found
 from efface.models import HERE
 
 MOJI = HERE / "moji"
+STEPS = 8  # of the sampler: all but as many pictures are right as by 25, in a third of the time; the bars are the same
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +34,16 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("pictures") / "store")
 
 
-def test_loads_without_efface():
+def test_loads_without_efface(tmp_path: Path):
     code = (
         "import sys, torch\nfrom diffusers import StableDiffusionPipeline\n"
         f"pipe = StableDiffusionPipeline.from_pretrained({str(MOJI)!r})\npipe.set_progress_bar_config(disable=True)\n"
         "picture = pipe('a tiger', num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]\n"
         "assert picture.size == (64, 64), picture.size\nassert 'efface' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process = children.start(code, tmp_path)
+    children.finish(process, tmp_path)
+    assert process.exitcode == 0
 
 
 def test_is_stock_and_small():
@@ -74,7 +77,7 @@ def test_the_vocabulary_is_what_was_promised():
 def test_draws_what_is_asked(base: Denoiser):
     """Every seventeenth (concept, style) pair: the card's numbers come from all of them."""
     pairs = [(n, s) for n, c in concepts().items() for s in c["styles"]][::17]
-    pictures = base.images([prompt(n, s) for n, s in pairs], range(len(pairs)))
+    pictures = base.images([prompt(n, s) for n, s in pairs], range(len(pairs)), steps=STEPS)
     right = [r["rank"] == 1 for r in Classifier("moji-concept").rank(pictures, [n for n, _ in pairs])]
     drawn = [r["rank"] == 1 for r in Classifier("moji-style").rank(pictures, [s for _, s in pairs])]
     card = json.loads((MOJI / "card.json").read_text())["quality"]
@@ -103,10 +106,11 @@ def test_stock_pipeline_draws_the_same_picture(base: Denoiser):
 def test_the_concept_goes_and_its_neighbours_stay(
     base: Denoiser, tmp_path: Path, pictures: Store, method: str, gone: float, kept: float
 ):
-    """Bars below docs/leaderboard's by the error of so few pictures."""
+    """Bars below docs/leaderboard's by the error of so few pictures: with 12, one that is still found leaves 92 in 100 erased."""
     (task,) = tasks("tiger", pictures=12, said=0, others=4, near=3, far=2)
     edit = make(method).fit(base, task.erase, task.preserve)
-    rows = evaluate(base, {method: edit}, task, benchmark(), tmp_path, store=pictures)
+    asked = replace(benchmark(), sampler=Sampler(steps=STEPS), measures=())
+    rows = evaluate(base, {method: edit}, task, asked, tmp_path, store=pictures)
     before, after = (erased(rows, "top1", edit=e, role="erase").value for e in ("base", method))
     assert before < 0.3  # the positive control: it was there
     assert after >= gone

@@ -143,10 +143,12 @@ def _fit(fit: Fit, base: Denoiser, store: Store, folder: Path, model: str, log: 
 def _stacked(before: Edit, edit: Edit) -> Edit:
     """An edit that was fitted on what another had left, together with that one: the last one's recipe, for the unedited model."""
     header = dataclasses.replace(
-        edit.header, base=before.header.base, erase=(*before.header.erase, *edit.header.erase),
+        edit.header, base=before.header.base, signature=before.header.signature, erase=(*before.header.erase, *edit.header.erase),
         seconds=before.header.seconds + edit.header.seconds,
     )  # fmt: skip
-    both = before + edit.stamped(dataclasses.replace(edit.header, base=before.header.base))
+    both = before + edit.stamped(
+        dataclasses.replace(edit.header, base=before.header.base, signature=before.header.signature)
+    )
     return both.stamped(header)
 
 

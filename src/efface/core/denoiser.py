@@ -1,11 +1,9 @@
 """A text-conditioned denoiser over a diffusers pipeline: the one thing every eraser, edit and measure is written against."""
 
 import copy
-import hashlib
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,12 +14,14 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
+from efface.core import identity
 from efface.core.appended_rows import ActiveKey, AppendedRows
 from efface.core.concept import article
 from efface.core.cond import Cond
 from efface.core.errors import EffaceError, UsageError, nearest
 from efface.core.families import sd
 from efface.core.hooks import BoundBranch, hooked
+from efface.core.identity import Signature
 from efface.core.steering import Steer
 from efface.models import resolve
 
@@ -348,26 +348,24 @@ class Denoiser:
                 memo = {id(p): p for p in tensors if id(p) not in owned}
                 if len(memo) < len(tensors):
                     setattr(twin.pipeline, part, copy.deepcopy(module, memo))
-        twin.__dict__.pop("fingerprint", None)
         return twin
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Names what an edit was made for: a hash over each tensor's name, shape and 64 values in half precision, and what edits add."""
-        digest = hashlib.sha256()
-        everything = {
-            f"{ours}.{name}": p for ours, part in self.modules().items() for name, p in part.named_parameters()
-        }
-        for name, p in sorted(everything.items()):
-            flat = p.detach().flatten()
-            index = torch.linspace(0, len(flat) - 1, min(64, len(flat))).long()
-            digest.update(f"{name}{tuple(p.shape)}".encode())
-            digest.update(flat[index.to(flat.device)].to(torch.float16).cpu().numpy().tobytes())
-        for steer in self.steers:
-            digest.update(repr(steer).encode())
-        for added in (*self.branches, *self.keys):
-            digest.update(added.fingerprint.encode())
-        return digest.hexdigest()[:16]
+        """Names the model in a store: 16 hex digits over everything that can differ in one picture, what edits add included."""
+        parts = {**self.modules(), "vae": self.pipeline.vae}
+        added = [repr(steer) for steer in self.steers] + [one.fingerprint for one in (*self.branches, *self.keys)]
+        facts = [
+            identity.configuration(self.pipeline.scheduler.config),
+            identity.tokenizer(self.pipeline.tokenizer),
+            added,
+        ]
+        return identity.fingerprint(parts, facts)
+
+    @property
+    def signature(self) -> Signature:
+        """Of the weights that an edit can touch, by which an edit is found to fit."""
+        return identity.signature(self.modules())
 
 
 def _owned(part: nn.Module) -> Iterable[tuple[str, Tensor, nn.Module]]:
@@ -415,7 +413,11 @@ def load(
             f"model {str(model)!r}: diffusers cannot load it ({first}); give 'moji', a diffusers folder or a Hub id"
         ) from error
     try:
-        return Denoiser(pipe.to(device))
+        made = Denoiser(pipe.to(device))
     except (RuntimeError, AssertionError) as error:  # torch has both for a device that is not there
         first = str(error).splitlines()[0]
         raise UsageError(f"device: cannot use {device!r} ({first}); give cpu, or see `efface doctor`") from error
+    if Path(source).is_dir():
+        parts = {**made.modules(), "vae": made.pipeline.vae}
+        identity.remember(Path(source), kind, parts)
+    return made

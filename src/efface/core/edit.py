@@ -23,6 +23,7 @@ from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.errors import EffaceError, UsageError
 from efface.core.hooks import BoundBranch
+from efface.core.identity import Signature
 from efface.core.io import read_tensors, write_tensors
 from efface.core.key import Key
 from efface.core.steering import RULES, Rule, Steer
@@ -38,7 +39,7 @@ class Header:
     settings: Mapping[str, Any] = field(default_factory=dict)
     erase: tuple[Concept, ...] = ()
     preserve: tuple[str, ...] = ()
-    base: str = ""  # fingerprint of the weights it was made for
+    base: str = ""  # fingerprint of the model it was made for
     model: str = ""  # what the user called that model
     seed: int = 0
     version: str = ""
@@ -46,11 +47,24 @@ class Header:
     seconds: float = 0.0
     notes: Mapping[str, Any] = field(default_factory=dict)  # what the method found on its way, as plain values
     memory: int | None = None  # bytes that fitting took at its height
+    signature: str = ""  # of the weights it was made for: an edit fits those, in whatever dtype
+
+    def same_base(self, other: "Header") -> bool:
+        """Whether both were made for the same weights, be it in another dtype."""
+        if self.base == other.base or not (self.signature and other.signature):
+            return self.base == other.base
+        return Signature.read(self.signature).fits(Signature.read(other.signature))
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> "Header":
-        """From JSON; unknown entries of a newer minor version are left out."""
+        """From JSON; unknown entries of a newer minor version are left out.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no header.
+        """
         known = {f.name for f in fields(cls)}
+        if signature := raw.get("signature"):
+            Signature.read(signature)  # refused now, not when it is applied
         kept = {k: v for k, v in raw.items() if k in known}
         kept["erase"] = tuple(Concept(**{**c, "prompts": tuple(c["prompts"])}) for c in raw.get("erase", ()))
         return cls(**{**kept, "preserve": tuple(raw.get("preserve", ()))})
@@ -127,12 +141,14 @@ class Edit(ABC):
         _write(base, self.changes(base))
 
     def require(self, base: Denoiser, any_base: bool = False) -> None:
-        """Refuse weights the edit was not made for.
+        """Refuse weights the edit was not made for. The same weights in another dtype, or within LoRA layers, are the same.
 
         Raises:
             UsageError: with both fingerprints.
         """
-        if not any_base and self.header.base and self.header.base != base.fingerprint:
+        if any_base or not self.header.base or self.header.base == base.fingerprint:
+            return
+        if not self.header.signature or not Signature.read(self.header.signature).fits(base.signature):
             raise UsageError(
                 f"edit: made for base {self.header.base} ({self.header.model}), this model is {base.fingerprint}; "
                 "give that model, or any_base=True (--any-base) to apply it all the same"
@@ -219,7 +235,7 @@ class TextMap(Edit):
 
     def __init__(self, left: Float[Tensor, "d r"], right: Float[Tensor, "d r"], header: Header | None = None) -> None:
         """Factors are kept in float32."""
-        self.left, self.right, self.header = left.float(), right.float(), header or Header("")
+        self.left, self.right, self.header = held(left), held(right), header or Header("")
 
     @override
     def changes(self, base: Denoiser) -> dict[str, Tensor]:
@@ -248,7 +264,7 @@ class Delta(Edit):
 
     def __init__(self, deltas: Mapping[str, Tensor], header: Header | None = None) -> None:
         """Keyed by the names of `Denoiser.params`."""
-        self.deltas, self.header = {k: v.float() for k, v in deltas.items()}, header or Header("")
+        self.deltas, self.header = {k: held(v) for k, v in deltas.items()}, header or Header("")
 
     @override
     def changes(self, base: Denoiser) -> dict[str, Tensor]:
@@ -272,7 +288,7 @@ class LowRank(Edit):
 
     def __init__(self, factors: Mapping[str, tuple[Tensor, Tensor]], header: Header | None = None) -> None:
         """`factors[name]` = (up (out r), down (r in))."""
-        self.factors = {k: (up.float(), down.float()) for k, (up, down) in factors.items()}
+        self.factors = {k: (held(up), held(down)) for k, (up, down) in factors.items()}
         self.header = header or Header("")
 
     @override
@@ -344,7 +360,7 @@ class Adapter(Edit):
 
     def __init__(self, branch: Branch, header: Header | None = None) -> None:
         """Holds copies of what the branch learnt."""
-        learnt = {k: t.detach().float().clone() for k, t in branch.tensors.items()}
+        learnt = {k: held(t).clone() for k, t in branch.tensors.items()}
         self.branch, self.header = type(branch)(learnt, branch.facts), header or Header("")
 
     @override
@@ -450,15 +466,16 @@ class Stack(Edit):
             UsageError: none, or edits for different bases.
         """
         self.edits = list(edits)
-        bases = {e.header.base for e in self.edits if e.header.base}
-        if not self.edits or len(bases) > 1:
-            got = f"for different bases {sorted(bases)}" if self.edits else "none"
+        made = [e.header for e in self.edits if e.header.base]
+        if not self.edits or not all(made[0].same_base(other) for other in made[1:]):
+            got = f"for different bases {sorted({h.base for h in made})}" if self.edits else "none"
             raise UsageError(
                 f"stack: expected edits of one base, got {got}; stack edits that were made for the same model"
             )
         erased = dict.fromkeys(c for e in self.edits for c in e.header.erase)
+        base, signature = (made[0].base, made[0].signature) if made else ("", "")
         self.header = header or Header(
-            "stack", erase=tuple(erased), base=next(iter(bases), ""), model=self.edits[0].header.model
+            "stack", erase=tuple(erased), base=base, model=self.edits[0].header.model, signature=signature
         )
 
     @override
@@ -550,6 +567,15 @@ class Stack(Edit):
             for i in range(len(raw["edits"]))
         ]
         return cls([_build(part, one) for part, one in zip(parts, raw["edits"], strict=True)], header)
+
+
+def held(t: Tensor) -> Tensor:
+    """A tensor as an edit holds it and as its file gives it back: float32, contiguous, at an address that 64 divides, without a graph.
+
+    A product of another layout or alignment may differ in its last bit.
+    """
+    t = t.detach().float().contiguous()
+    return t if t.data_ptr() % 64 == 0 else t.clone()
 
 
 def _written(said: Any) -> Tensor:

@@ -59,7 +59,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UsageError(f"{path}: no such file; give the path of a .safetensors file that efface wrote")
     try:
         with safe_open(path, "pt") as f:
-            metadata, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+            # copied: a mapped file's tensors lie where its header ends, and BLAS may add in another order there than in aligned memory
+            metadata, tensors = f.metadata() or {}, {k: f.get_tensor(k).clone() for k in f.keys()}  # noqa: SIM118
         header = json.loads(metadata.get(KEY, "{}"))
     except (SafetensorError, ValueError) as error:
         with path.open("rb") as f:  # only now: a header of 128 bytes starts like a pickle

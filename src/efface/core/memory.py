@@ -1,6 +1,8 @@
 """How much memory a piece of work takes at its height."""
 
 import contextlib
+import ctypes
+import gc
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +22,12 @@ class Peak:
 
 @contextlib.contextmanager
 def peak(device: torch.device) -> Iterator[Peak]:
-    """Within it memory is watched: a GPU's own, or what this process has resident (Linux alone tells that for a stretch of time)."""
+    """Within it memory is watched: a GPU's own, or what this process has resident (Linux alone tells that for a stretch of time).
+
+    What earlier work freed and the allocator kept is given back first: else this work would use it and seem to need nothing.
+    """
+    gc.collect()
+    _trim()
     found, before = Peak(), _start(device)
     yield found
     if before is not None:
@@ -37,6 +44,12 @@ def _start(device: torch.device) -> int | None:
         return _resident("VmRSS")
     except OSError:  # another system, or one that forbids it
         return None
+
+
+def _trim() -> None:
+    """Have glibc return freed memory to the system; other C libraries have no such call, nor need it."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _resident(what: str) -> int:

@@ -89,7 +89,7 @@ class Eraser(ABC):
             method=type(self).__name__, settings=asdict(self), erase=erased, preserve=tuple(c.name for c in kept),
             base=base.fingerprint, model=model, seed=self.seed, version=__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"), seconds=round(time.perf_counter() - started, 3),
-            memory=used.bytes, notes=edit.header.notes,
+            memory=used.bytes, notes=edit.header.notes, signature=base.signature.written(),
         )  # fmt: skip
         return edit.stamped(header)
 

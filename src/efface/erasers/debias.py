@@ -5,14 +5,14 @@ Idea:    Draw the concept, count what a classifier sees, and let the concept rea
              v = W (c + Σ_k β_k (a_k - c)),  β_k <- β_k + rate (desired_k - share_k)
          by UCE's closed form, until every share is within `tolerance`. A concept that is takes no step in that round.
 Names:   attributes = a_k, ratios = desired ratios, rate = step size, rounds = iterations; the solver's λ, a and b are UCE's.
-Differs: The paper adds Σ_k β_k a_k: the same where all pictures show an attribute, since its β add up to 0; ours also stands a classifier
-         that knows more. An attribute is said of the concept ("female doctor", `wording`), not alone: Moji's tiger between two styles is
-         a tiger in 15 of 16 pictures, with the styles alone in 8 of 16 (β = 0.25 each). Presets say it alone, at guidance 7.5. "2023",
-         fifty pictures a round, steps by 0.1 from the last round's weights, with b = 0.1 and "" not kept, and mixes what each projection
-         makes of the rows: v <- v + β_k |v| u_k / |u_k| for each k in turn from v = o (by accident: the code's o is its v), less Σ_k β_k
-         o. What is within tolerance is held at a = 1 for that round, in the code also at b for good and not measured again; the code says
-         a concept in five prompts, each with β of its own. "2025", ten pictures, steps by 1 from the original weights: its code's targets
-         add up, by accident too. Without attributes or classifier β is the ratios; without attributes a concept becomes its target.
+Differs: The paper adds Σ_k β_k a_k: the same where all pictures show an attribute, since its β add up to 0; ours also stands a
+         classifier that knows more. An attribute is said of the concept ("female doctor", `wording`), not alone: Moji's tiger between
+         two styles is a tiger in 15 of 16 pictures, with the styles alone in 8 of 16 (β = 0.25 each). Presets "2023" and "2025" say it
+         alone. "2023" mixes what each projection makes of the rows, v <- v + β_k |v| u_k / |u_k| for each k in turn from v = o (in the
+         code by accident: its o is its v), less Σ_k β_k o, in steps of 0.1 from the last round's weights, with b = 0.1 and "" not kept;
+         what is within tolerance is held at a = 1 for that round, in the code also at b for good and never measured again. "2025" steps
+         by 1 from the original weights: its code's targets add up, by accident too. They draw with guidance 7.5, fifty and ten pictures
+         a round; the code of 2023 says a concept in five prompts, each with its β. Without attributes or classifier β is the ratios.
 Cost:    Pictures: rounds x batch for each concept, a minute or two on Moji. A killed run repeats at most one round.
 """
 
@@ -106,7 +106,7 @@ class Debias(Eraser):
             rows, _, weights = min(pairs, key=lambda pair: len(pair[0]))  # the rows that every attribute has
             parts.append(Part(owner, rows, torch.stack([g[: len(rows)] for _, g, _ in pairs]), weights))
         rows, weights = torch.cat([p.rows for p in parts]), torch.cat([p.weights for p in parts])
-        kept = uce.preserved(base, preserve)[: None if self.keep_empty or uce.tokens == "last" else -1]  # "" comes last
+        kept = uce.preserved(base, preserve, self.keep_empty)
         return Mixture(parts, uce.system(rows, weights, kept, uce.held(base, *prompts)))
 
     def desired(self, attributes: Sequence[str]) -> Tensor:
@@ -121,7 +121,8 @@ class Debias(Eraser):
             raise UsageError(
                 f"Debias.ratios: expected a number above 0 for each of {len(attributes)} attributes, got {self.ratios!r}; give 1,1, say"
             )
-        return torch.tensor([float(r) for r in given]) / sum(map(float, given))
+        shares = torch.tensor([float(r) for r in given])
+        return shares / shares.sum()
 
     def judge(self, attributes: list[str]) -> Any:
         """The classifier, which must know every attribute: one that it never sees would be added without end."""

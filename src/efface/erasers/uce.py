@@ -80,10 +80,10 @@ class UCE(Eraser):
         given = (embedded.prompts, embedded.targets, preserved, embedded.prefix_lengths.tolist(), everyday)
         return self.solve(*given) if self.technique == "replace" else self.subtract(base, *given)
 
-    def preserved(self, base: Denoiser, preserve: Sequence[Concept]) -> Cond:
+    def preserved(self, base: Denoiser, preserve: Sequence[Concept], unconditional: bool = True) -> Cond:
         """Prompts that stay; the later code leaves the unconditional one unprotected, and so may keep nothing at all."""
         kept = base.embed([*kept_prompts(preserve, self.phrases), ""])
-        return kept[:-1] if self.tokens == "last" else kept
+        return kept if unconditional and self.tokens != "last" else kept[:-1]
 
     def held(self, base: Denoiser, *besides: ConceptPrompts) -> Cond | None:
         """Everyday words that λ holds in place."""

@@ -1,0 +1,255 @@
+"""The command line on models of real size with random weights: every method at its smallest setting, from erase to show.
+
+    .venv/bin/python benchmarks/real_size.py                          # writes docs/real-size.md; killed, it goes on where it stopped
+    .venv/bin/python benchmarks/real_size.py --models sd14 --methods uce,esd --pixels 512
+
+The folders hold Stable Diffusion 1.4 and 2.1 (v-prediction) in stock classes: their exact shapes, in float32, with weights that mean
+nothing. What is asked is whether anything breaks, how long it takes and how much memory; each command is a process of its own.
+Pictures are small (--pixels), since their size costs time on two cores and breaks nothing that weights do not.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+MODELS = {  # what differs: (text encoder, U-Net, prediction, pixels)
+    "sd14": (
+        {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+        {"cross_attention_dim": 768, "attention_head_dim": 8},
+        "epsilon", 512,
+    ),
+    "sd21": (
+        {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16, "hidden_act": "gelu"},
+        {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
+        "v_prediction", 768,
+    ),
+}  # fmt: skip
+SMALLEST = {  # by hyper-parameter, for every method that has it
+    "steps": 1, "batch": 1, "sampler_steps": 2, "drawn": 1, "rounds": 1, "reuse": 1, "everyday": 8, "anchors": 1, "near": 4,
+    "closest": 3, "picks": 2, "vocabulary": "cat,dog,tree", "adversarial_steps": 1, "vectors": 2, "width": 8, "finish": 1.0,
+    "opening": 1, "attacks": 1,
+}  # fmt: skip
+COMMANDS = ("erase", "generate", "evaluate", "bake", "export", "show")
+LIMIT = 20 * 2**30  # bytes
+
+
+def make(name: str, folder: Path, pixels: int) -> None:
+    """A diffusers folder with the shapes of a real model and random weights, pictures of `pixels` by default."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from efface.models import HERE
+
+    text, unet, prediction, _ = MODELS[name]
+    pad = {"pad_token": "!"} if name == "sd21" else {}
+    tok = CLIPTokenizer.from_pretrained(HERE / "moji" / "tokenizer", model_max_length=77, **pad)
+    ids = {"bos_token_id": tok.bos_token_id, "eos_token_id": tok.eos_token_id, "pad_token_id": tok.pad_token_id}
+    parts = {
+        "text_encoder": lambda: CLIPTextModel(CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **text, **ids)),
+        "unet": lambda: UNet2DConditionModel(
+            sample_size=pixels // 8, block_out_channels=(320, 640, 1280, 1280),
+            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, **unet,
+        ),
+        "vae": lambda: AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=512,
+        ),
+    }  # fmt: skip
+    torch.manual_seed(0)
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+        prediction_type=prediction,
+    )  # fmt: skip
+    pipe = StableDiffusionPipeline(
+        **{part: build() for part, build in parts.items()}, tokenizer=tok, scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipe.save_pretrained(folder)
+
+
+def judge(folder: Path) -> Path:
+    """A classifier with random weights: someone must look at the pictures."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    if not folder.exists():
+        labels = {0: "tiger", 1: "cat", 2: "car"}
+        config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], id2label=labels, num_labels=3)
+        ResNetForImageClassification(config).save_pretrained(folder)
+    return folder
+
+
+def evaluate(model: Path, edit: Path, folder: Path) -> None:
+    """Three cells, drawn in one step by the unedited and the edited model, and judged."""
+    from efface.benchmarks.run import evaluate as measure
+    from efface.benchmarks.spec import Benchmark, Cell, Judge, Sampler, Task
+    from efface.core.concept import Concept
+    from efface.core.denoiser import load
+    from efface.core.edit import load_edit
+
+    cells = tuple(Cell(role, name, f"a {name}", i) for i, (role, name) in enumerate(WANTED))
+    task = Task("tiger", (Concept("tiger", "cat"),), cells=cells)
+    judges = {"concept": Judge(f"classifier:{judge(folder.parent / 'judge')}", ("top1",))}
+    wanted = Benchmark("real-size", "three cells", "", lambda _: [task], judges, Sampler(steps=1))
+    rows = measure(load(str(model)), {"edit": load_edit(edit)}, task, wanted, folder)
+    failed = [row["error"] for row in rows if row["value"] is None]
+    if len(rows) != 6 or failed:
+        raise SystemExit(f"evaluate: {len(rows)} rows, failed: {failed}")
+
+
+WANTED = (("erase", "tiger"), ("neighbour", "cat"), ("distant", "car"))
+
+
+def flags(method: str, work: Path) -> list[str]:
+    """A method's smallest setting as flags of `efface erase`."""
+    from efface.core.params import fields
+    from efface.erasers import find
+
+    known = {f.name for f in fields(find(method))}
+    given = {name: value for name, value in SMALLEST.items() if name in known}
+    if method == "debias":
+        given |= {"attributes": "cat,car", "classifier": f"classifier:{judge(work / 'judge')}"}
+    return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+
+
+def measured(command: list[str]) -> dict[str, float | str]:
+    """Run a command as a process: seconds, bytes resident at its height, and what it says where it fails."""
+    started = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        said = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    row: dict[str, float | str] = {
+        "seconds": time.perf_counter() - started,
+        "bytes": usage.ru_maxrss * 1024.0,
+        "code": process.returncode,
+    }
+    if process.returncode:
+        lines = [line for line in said.splitlines() if line.startswith("efface:")] or said.strip().splitlines()[-3:]
+        row["said"] = " ".join(lines)
+    return row
+
+
+def asked(*words: object) -> str:
+    """What a step of this script prints in a process of its own.
+
+    A command's peak memory starts at that of the process which starts it, so that this one imports nothing heavy.
+    """
+    done = subprocess.run([sys.executable, __file__, *map(str, words)], stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
+
+
+def run(model: str, method: str, settings: list[str], work: Path, pixels: int) -> dict[str, dict[str, float | str]]:
+    """All commands for one method, until one fails that the next ones need."""
+    folder, edit = work / f"{model}-{pixels}", work / f"{model}-{method}.safetensors"
+    efface, on = [sys.executable, "-m", "efface"], ["--model", str(folder)]
+    baked, exported, picture = (work / f"{model}-{method}{end}" for end in ("-baked", "-lora.safetensors", ".png"))
+    commands = {
+        "erase": [*efface, "erase", "tiger", "--method", method, "--to", "cat", *on, "-o", str(edit), *settings],
+        "generate": [*efface, "generate", "a tiger", "--edit", str(edit), *on, "-n", "1", "--steps", "1", "-o", str(picture)],
+        "evaluate": [sys.executable, __file__, "--evaluate", str(folder), str(edit), str(work / f"{model}-{method}-run")],
+        "bake": [*efface, "bake", str(edit), *on, "-o", str(baked)],
+        "export": [*efface, "export", str(edit), *on, "-o", str(exported), "--rank", "4"],
+        "show": [*efface, "show", str(edit)],
+    }  # fmt: skip
+    rows = {}
+    for name, command in commands.items():
+        rows[name] = measured(command)
+        print(f"{model} {method} {name}: {rows[name]}", flush=True)
+        if name == "erase" and rows[name]["code"]:
+            break
+    for path in work.glob(f"{model}-{method}*"):
+        subprocess.run(["rm", "-rf", str(path)], check=True)
+    return rows
+
+
+def shown(row: dict[str, float | str] | None) -> str:
+    """Seconds and memory, or that the command refused, or failed."""
+    if row is None:
+        return "–"
+    if row["code"] == 2:
+        return "refused"
+    return f"{row['seconds']:.0f} s, {float(row['bytes']) / 2**30:.1f} GiB" if not row["code"] else "**failed**"
+
+
+def page(found: dict[str, dict[str, dict[str, float | str]]]) -> str:
+    """docs/real-size.md."""
+    text = [
+        "# At the size of a real model", "",
+        "Every method at its smallest setting on folders of Stable Diffusion 1.4's and 2.1's exact shapes, float32, random weights, on "
+        f"{os.cpu_count()} CPU cores without a GPU: wall-clock seconds and peak memory of each command, loading the model included. "
+        "\"refused\": the command says in one sentence why this kind of edit cannot be baked or exported.", "",
+    ]  # fmt: skip
+    for key in sorted({k.rsplit("/", 1)[0] for k in found}):
+        model, pixels = key.split("@")
+        text += [
+            f"## {model}, pictures of {pixels} pixels",
+            "",
+            f"| method | {' | '.join(COMMANDS)} |",
+            f"|---{'|---' * len(COMMANDS)}|",
+        ]
+        refusals: dict[str, list[str]] = {}
+        for name, rows in ((k.rsplit("/", 1)[1], r) for k, r in found.items() if k.startswith(f"{key}/")):
+            text.append(f"| {name} | {' | '.join(shown(rows.get(command)) for command in COMMANDS)} |")
+            for command, row in rows.items():
+                if row["code"]:
+                    refusals.setdefault(str(row["said"]).replace(str(name), "METHOD"), []).append(f"{name} {command}")
+        text += ["", *(f"- {', '.join(who)}: {said}" for said, who in refusals.items()), ""]
+    text += ["Made by `benchmarks/real_size.py`."]
+    return "\n".join(text) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--methods", default="", help="all, if not given")
+    parser.add_argument("--pixels", type=int, default=128, help="0: the model's own")
+    parser.add_argument(
+        "--work", type=Path, default=Path("real-size"), help="folder for models and results, some 10 GB"
+    )
+    parser.add_argument("--output", type=Path, default=Path("docs/real-size.md"))
+    for step in ("--evaluate", "--make", "--plan"):  # in processes of their own
+        parser.add_argument(step, nargs={"--evaluate": 3, "--make": 3, "--plan": 1}[step], help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.evaluate:
+        evaluate(*map(Path, given.evaluate))
+    elif given.make:
+        make(given.make[0], Path(given.make[1]), int(given.make[2]))
+    elif given.plan:
+        from efface.erasers import TABLE
+
+        print(json.dumps({method: flags(method, Path(given.plan[0])) for method in TABLE}))
+    else:
+        sweep(given)
+
+
+def sweep(given: argparse.Namespace) -> None:
+    """Every method on every model; what is in results.json is not run again."""
+    resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
+    kept = given.work / "results.json"
+    found = json.loads(kept.read_text()) if kept.exists() else {}
+    given.work.mkdir(parents=True, exist_ok=True)
+    settings = json.loads(asked("--plan", given.work))
+    for model in given.models.split(","):
+        pixels = given.pixels or MODELS[model][3]
+        if not (folder := given.work / f"{model}-{pixels}").exists():
+            asked("--make", model, folder, pixels)
+        for method in given.methods.split(",") if given.methods else settings:
+            if (key := f"{model}@{pixels}/{method}") not in found:
+                found[key] = run(model, method, settings[method], given.work, pixels)
+                kept.with_suffix(".part").write_text(json.dumps(found, indent=1))
+                kept.with_suffix(".part").replace(kept)
+                given.output.write_text(page(found))
+    broken = [f"{key} {name}" for key, rows in found.items() for name, row in rows.items() if row["code"] not in (0, 2)]
+    print(f"{given.output}: {len(found)} rows; broken: {', '.join(broken) or 'none'}")
+
+
+if __name__ == "__main__":
+    main()

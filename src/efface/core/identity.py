@@ -1,0 +1,249 @@
+"""What a model is called, and whether an edit fits it: two questions, two answers.
+
+A fingerprint is exact: a SHA-256 over every tensor of every part, the parts' configurations, the scheduler's and the tokenizer. Two
+models that can differ in one picture never share it, so it names models in stores. A signature is tolerant: a random projection of the
+weights that an edit can touch, equal up to the rounding of a dtype and whatever wraps a layer, so it says whether an edit fits.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from efface.core.errors import EffaceError
+from efface.core.files import write_text
+
+BUCKETS = 64  # numbers of a signature
+ROW = 4096  # values that one pattern of signs covers
+SAFE = 6.0  # standard deviations of rounding that still count as the same weights
+EXACT = 1e-4  # of a tensor's norm: what the order of a float32 sum may change on another processor
+WRAPPERS = re.compile(r"(^|\.)(_orig_mod|base_layer)(?=\.)")  # of torch.compile and of LoRA layers
+ADDED = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)\b")
+UNHEARD = {
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "architectures",
+}  # of a configuration: they change no picture by themselves
+
+_digests: WeakIdKeyDictionary = (
+    WeakIdKeyDictionary()
+)  # tensor -> (when it was written, its digest): hashed once in a process
+
+
+# -- fingerprints --------------------------------------------------------------------------------------------------
+
+
+def fingerprint(parts: Mapping[str, nn.Module], facts: Iterable[object]) -> str:
+    """Names a model: 16 hex digits of a SHA-256 over its parts' tensors and configurations, and over `facts`.
+
+    Raises:
+        EffaceError: weights are not in memory.
+    """
+    digest = hashlib.sha256()
+    for name, one in sorted(digests(tensors(parts)).items()):
+        digest.update(f"{name} {one}\n".encode())
+    for part, module in sorted(parts.items()):
+        digest.update(f"{part} {canonical(configuration(getattr(module, 'config', {})))}\n".encode())
+    for fact in facts:
+        digest.update(f"{canonical(fact)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def digests(given: Mapping[str, Tensor]) -> dict[str, str]:
+    """A SHA-256 of each tensor's shape, dtype and bytes. A tensor is hashed anew only after an operation has written to it.
+
+    Writes through `tensor.data` are the one thing that torch does not count: give such a tensor new storage instead.
+
+    Raises:
+        EffaceError: a tensor is not in memory.
+    """
+    if missing := next((name for name, t in given.items() if t.is_meta), None):
+        raise EffaceError(
+            f"model: expected weights in memory, got {missing} on the device 'meta' (offloaded to disk or CPU); "
+            "load it without sequential offload"
+        )
+    todo = {id(t): t for t in given.values() if t not in _digests or _digests[t][0] != _written(t)}
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for t, one in zip(todo.values(), pool.map(_digest, todo.values()), strict=True):
+            _digests[t] = (_written(t), one)
+    return {name: _digests[t][1] for name, t in given.items()}
+
+
+def _written(t: Tensor) -> tuple[int, int]:
+    """How often operations wrote to a tensor, and where it lies."""
+    return t._version, t.data_ptr()
+
+
+def _digest(t: Tensor) -> str:
+    digest = hashlib.sha256(f"{tuple(t.shape)} {t.dtype}".encode())
+    digest.update(cast(Any, t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def tensors(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Parameters and buffers of all parts, by the names they have without torch.compile."""
+    return {
+        f"{part}.{name}".replace("_orig_mod.", ""): t
+        for part, module in parts.items()
+        for name, t in (*module.named_parameters(), *module.named_buffers())
+    }
+
+
+def configuration(config: Any) -> dict[str, Any]:
+    """What a part's, a scheduler's or a diffusers configuration says that can change a picture."""
+    given = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    return {k: v for k, v in given.items() if not k.startswith("_") and k not in UNHEARD}
+
+
+def tokenizer(given: Any) -> list[Any]:
+    """What a tokenizer makes of any text: its model, added tokens and length, without the padding of its latest call."""
+    length = [given.model_max_length, given.padding_side, given.pad_token_id, given.bos_token_id, given.eos_token_id]
+    if (fast := getattr(given, "backend_tokenizer", None)) is not None:
+        said = json.loads(fast.to_str())
+        return [length, hashlib.sha256(canonical({**said, "padding": None, "truncation": None}).encode()).hexdigest()]
+    merges = getattr(given, "bpe_ranks", None) or {}
+    return [length, sorted(given.get_vocab().items()), sorted((rank, *pair) for pair, rank in merges.items())]
+
+
+def canonical(fact: object) -> str:
+    """The same JSON for equal values, whatever their order; arrays as lists, all else as it is written."""
+    return json.dumps(
+        fact, sort_keys=True, ensure_ascii=False, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v)
+    )
+
+
+# -- kept by file --------------------------------------------------------------------------------------------------
+
+
+def remember(folder: Path, dtype: torch.dtype, parts: Mapping[str, nn.Module]) -> None:
+    """Take the digests of a folder's tensors from a file of an earlier process, or write that file; both go by name, size and time.
+
+    Args:
+        folder: that the tensors were loaded from, just now.
+        dtype: that they were loaded in.
+        parts: that they are of.
+    """
+    files = [
+        (str(f.relative_to(folder)), f.stat().st_size, f.stat().st_mtime_ns)
+        for f in sorted(folder.rglob("*"))
+        if f.is_file()
+    ]
+    key = hashlib.sha256(canonical([str(folder.resolve()), str(dtype), files]).encode()).hexdigest()[:32]
+    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "efface" / "digests" / f"{key}.json"
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    here = tensors(parts)
+    if known.keys() == here.keys():
+        for name, t in here.items():
+            _digests[t] = (_written(t), known[name])
+        return
+    try:
+        write_text(path, json.dumps(digests(here)))
+    except EffaceError:  # a home that cannot be written: hashed again next time
+        return
+
+
+# -- signatures ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Of weights: a hash of their names and shapes, the coarsest dtype they are held in, and their projections by bucket."""
+
+    layout: str
+    dtype: str
+    counts: tuple[int, ...]  # tensors of each bucket
+    values: tuple[float, ...]
+
+    def fits(self, other: "Signature") -> bool:
+        """Whether both are of the same weights, but for rounding to the coarser of both dtypes."""
+        if (self.layout, self.counts) != (other.layout, other.counts):
+            return False
+        eps = max(torch.finfo(getattr(torch, one.dtype)).eps for one in (self, other))
+        # rounding is off by up to eps/2 of each value, evenly: eps/√12 in the root mean square, of a projection as of a norm
+        unit = max(SAFE * eps / 12**0.5 if eps > EXACT else 0.0, EXACT)
+        apart = np.abs(np.array(self.values) - np.array(other.values))
+        return bool((apart <= unit * np.sqrt(np.array(self.counts))).all())
+
+    def written(self) -> str:
+        """As a string for an edit's header."""
+        counts, values = np.array(self.counts, "<u2"), np.array(self.values, "<f4")
+        return f"{self.layout}:{self.dtype}:{base64.b64encode(counts.tobytes() + values.tobytes()).decode()}"
+
+    @classmethod
+    def read(cls, text: str) -> "Signature":
+        """The inverse of `written`.
+
+        Raises:
+            ValueError: it is none.
+        """
+        layout, dtype, numbers = text.split(":")
+        raw = base64.b64decode(numbers, validate=True)
+        if len(raw) != 6 * BUCKETS or not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ValueError("signature")
+        counts, values = np.frombuffer(raw[: 2 * BUCKETS], "<u2"), np.frombuffer(raw[2 * BUCKETS :], "<f4")
+        return cls(layout, dtype, tuple(counts.tolist()), tuple(values.tolist()))
+
+
+def signature(parts: Mapping[str, nn.Module]) -> Signature:
+    """Σ ± w / |w| over each tensor w, with fixed random signs, summed by bucket: it moves by δ where a tensor moves by δ of its norm.
+
+    Names are those of the bare layers: what wraps a layer, and LoRA factors beside it, are left out.
+
+    Raises:
+        EffaceError: weights are not in memory.
+    """
+    tensors = {
+        f"{part}.{WRAPPERS.sub(r'', name)}".replace("..", "."): p
+        for part, module in parts.items()
+        for name, p in module.named_parameters()
+        if not ADDED.search(name)
+    }
+    if missing := next((name for name, t in tensors.items() if t.is_meta), None):
+        raise EffaceError(
+            f"model: expected weights in memory, got {missing} on the device 'meta'; load it without sequential offload"
+        )
+    layout, counts, values = hashlib.sha256(), np.zeros(BUCKETS, int), np.zeros(BUCKETS)
+    kinds = {p.dtype for p in tensors.values() if p.is_floating_point()} or {torch.float32}
+    for name, p in sorted(tensors.items()):
+        layout.update(f"{name}{tuple(p.shape)}".encode())
+        bucket = hashlib.sha256(name.encode()).digest()[0] % BUCKETS
+        counts[bucket] += 1
+        values[bucket] += _projection(p)
+    coarsest = max(kinds, key=lambda kind: torch.finfo(kind).eps)
+    said = str(coarsest).removeprefix("torch.")
+    return Signature(layout.hexdigest()[:16], said, tuple(counts.tolist()), tuple(values.tolist()))
+
+
+@torch.no_grad()
+def _projection(p: Tensor) -> float:
+    """± w / |w| for random signs: row after row by one pattern, and rows by another."""
+    flat, total, square = p.detach().reshape(-1), 0.0, 0.0
+    signs, rows = _signs(p.device)
+    for i, part in enumerate(flat.split(ROW * ROW)):
+        part = part.float()
+        whole = part[: len(part) // ROW * ROW].view(-1, ROW)
+        last = part[whole.numel() :]
+        sums = torch.cat([whole @ signs, (last @ signs[: len(last)])[None]]).double()
+        total += float((-1) ** i * (sums * rows[: len(sums)]).sum())
+        square += float(part.square().sum(dtype=torch.float64))
+    return total / square**0.5 if square else 0.0
+
+
+def _signs(device: torch.device) -> tuple[Tensor, Tensor]:
+    drawn = torch.randint(2, (2 * ROW + 1,), generator=torch.Generator().manual_seed(0)).mul(2).sub(1).to(device)
+    return drawn[:ROW].float(), drawn[ROW:].double()
