@@ -46,9 +46,7 @@ class RECE(Eraser):
     limit_unit: Literal["projections", "absolute"] = param(
         "projections", "λ_r in units of the mean eigenvalue of Σ WᵀW, or as it is"
     )
-    enough: float = param(
-        0.5, "no further round once at most this share of the concept comes back; 0 never stops", at_least=0, at_most=1
-    )
+    enough: float = param(0.5, "stop once at most this share comes back; 0 never stops", at_least=0, at_most=1)
     anchor: Literal["original", "edited"] = param(
         "original", "solve each round for all rows against the original weights, or for the new rows against the edited"
     )
