@@ -164,7 +164,7 @@ def evaluate(
     task = erasing([c.name for c in next(iter(edits.values())).header.erase], size)
     with _progress() as log:
         rows = measure(
-            base, edits, task, asked, output, log=log, files={p.stem: str(p) for p in edit},
+            base, edits, task, asked, output, model=model, any_base=any_base, log=log, files={p.stem: str(p) for p in edit},
             commands=["efface " + shlex.join(sys.argv[1:])],
         )  # fmt: skip
     page = write_report(output)
@@ -200,7 +200,7 @@ def demo(
         commands.append(f"efface erase {shlex.quote(concept)} --method {method}{to}{keep} -o {path}")
     commands.append(f"efface evaluate {' '.join(files.values())} --size quick -o {output}")
     with _progress() as log:
-        rows = measure(base, edits, task, benchmark(), output, files=files, commands=commands, log=log)
+        rows = measure(base, edits, task, benchmark(), output, model="moji", files=files, commands=commands, log=log)
     page = write_report(output)
     _scores(rows, edits, str(output / "store"))
     out.print(f"The report is at {page.resolve()}: open it in a browser. Next: efface methods")
@@ -368,12 +368,12 @@ def bench(
     device: Device = "cpu",
 ) -> None:
     """Put methods side by side: fit each for each task, draw, judge, write a leaderboard. Killed, it goes on where it stopped."""
-    from efface.benchmarks.bench import bench as sweep
     from efface.benchmarks.cost import cost, sentence
     from efface.benchmarks.prompts import located
+    from efface.benchmarks.run import bench as sweep
     from efface.benchmarks.store import Store
     from efface.erasers import split
-    from efface.report.leaderboard import write_leaderboard
+    from efface.report.html import write_report
 
     asked = list(dict.fromkeys(_words(methods)))
     if not asked:
@@ -398,7 +398,7 @@ def bench(
             size=size if benchmark == "moji" else "", files=files, prompts=prompts, tasks=tasks, log=log,
             commands=["efface " + shlex.join(sys.argv[1:])],
         )  # fmt: skip
-    page = write_leaderboard(output)
+    page = write_report(output)
     _scores(rows, list(dict.fromkeys(r["edit"] for r in rows if r["edit"] != "base")), opened.where)
     out.print(f"{page}: open it in a browser. {output}/scores.jsonl holds every row.")
 
@@ -697,7 +697,7 @@ def _list(names: Any) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _scores(rows: list[dict[str, Any]], edits: Iterable[str], store: str) -> None:
+def _scores(rows: Sequence[Mapping[str, Any]], edits: Iterable[str], store: str) -> None:
     from efface.metrics.rates import erased, found
 
     table = Table("", "erased (ESR-1)", "neighbours kept (PSR-1)", "distant kept (PSR-1)", box=None)

@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 
 from efface.benchmarks.moji import SEQUENCE, SIZES, TASKS, benchmark, concepts, erasing, styles, tasks
-from efface.benchmarks.spec import GONE, Task, erased_names, protocol_hash
+from efface.benchmarks.row import GONE
+from efface.benchmarks.spec import Task, erased_names, protocol_hash
 from efface.core.errors import UsageError
 
 QUICK = SIZES["quick"]

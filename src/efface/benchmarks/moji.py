@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from efface.benchmarks.spec import Benchmark, Cell, Judge, Role, Sampler, Task
+from efface.benchmarks.row import Role
+from efface.benchmarks.spec import Benchmark, Cell, Judge, Sampler, Task
 from efface.core.concept import Concept, Kind, article
 from efface.core.errors import UsageError, nearest
 from efface.models import HERE

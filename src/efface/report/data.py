@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from efface.benchmarks.row import FIELDS
 from efface.metrics.calibration import Calibration, calibration
 from efface.metrics.rates import Rate
 from efface.metrics.statistics import mcnemar
@@ -15,11 +16,6 @@ from efface.report.latex import tabular, tex, tex_rate
 from efface.report.matrix import changes, columns
 from efface.report.scores import BASE, Row
 from efface.report.words import chances, column, verdicts
-
-FIELDS = (
-    "task", "protocol", "edit", "fit", "role", "concept", "group", "prompt", "seed", "attack", "judge", "detector", "score", "value",
-    "seen", "error", "image", "cell", "n", "calls",
-)  # fmt: skip
 
 
 def rates(rate: Rate) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from efface.benchmarks.spec import GONE, ROLES
+from efface.benchmarks.row import GONE, ROLES
 from efface.metrics.statistics import holm, mcnemar
 from efface.report.folder import Run
 from efface.report.scores import BASE, Ask, Scores
