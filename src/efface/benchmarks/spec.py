@@ -27,7 +27,7 @@ class Cell:
     seed: int
     judge: str = "concept"  # which of the benchmark's judges; "" for a picture that is measured and not judged
     guidance: float | None = None  # where the protocol gives each row its own
-    group: str = ""  # what the row belongs to besides: an artist, a category
+    group: str = ""  # what the row belongs to besides: an artist, a category; of a neighbour, whether methods are "told" to keep it
 
     def __post_init__(self) -> None:
         """Refuse what would be a crash or a wrong number an hour later."""
