@@ -334,7 +334,10 @@ def export(
 @app.command()
 def bench(
     methods: Annotated[
-        str, typer.Option(help="separated by commas, presets included; see `efface methods`")
+        str,
+        typer.Option(
+            help="separated by commas, presets included, hyper-parameters behind colons: uce,uce:ridge=0.5:tokens=last"
+        ),
     ] = "uce,esd-x",
     benchmark: Annotated[str, typer.Option(help="moji, or a published protocol: see `efface benchmarks`")] = "moji",
     concepts: Annotated[
@@ -372,14 +375,14 @@ def bench(
     from efface.benchmarks.prompts import located
     from efface.benchmarks.run import bench as sweep
     from efface.benchmarks.store import Store
-    from efface.erasers import split
+    from efface.erasers import make
     from efface.report.html import write_report
 
     asked = list(dict.fromkeys(_words(methods)))
     if not asked:
         raise UsageError("--methods: nothing given; name at least one")
     for method in asked:
-        split(method)
+        make(method)
     declared = _benchmark(benchmark, concepts, size, _pairs("--judge", judge), measures)
     files = {name: located(path) for name, path in _pairs("--file", file).items()}
     numbers = _words(seeds)

@@ -19,7 +19,9 @@ from efface.core.denoiser import Denoiser
 from efface.core.edit import Stack, load_edit
 from efface.core.errors import UsageError
 from efface.core.log import Log
-from efface.erasers import make
+from efface.erasers import make, split
+from efface.erasers.esd import ESD
+from efface.erasers.uce import UCE
 from efface.metrics.clip import ClipScorer
 from efface.report.html import write_report
 
@@ -86,6 +88,49 @@ def test_a_sweep_draws_nothing_twice_and_goes_on_where_it_stopped(
     assert [json.loads(line) for line in (tmp_path / "out" / "both" / "scores.jsonl").read_text().splitlines()] == [
         r for r in rows if r["task"] == "both"
     ]
+
+
+def test_methods_take_hyper_parameters(base: Denoiser, declared: Benchmark, tmp_path: Path) -> None:
+    asked = ["uce", "uce:ridge=0.25:tokens=last"]
+    bench(base, asked, declared, tmp_path / "out", model="tiny", tasks=1, prompts=1)
+    about = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert [e["label"] for e in about["edits"]] == [e["method"] for e in about["edits"]] == asked
+    assert [(e["settings"]["ridge"], e["settings"]["tokens"]) for e in about["edits"]][1] == (0.25, "last")
+    assert about["edits"][0]["fingerprint"] != about["edits"][1]["fingerprint"]
+    assert Fit("uce:ridge=0.25", (TIGER,)).name(base) == Fit("uce:ridge=2.5e-1", (TIGER,)).name(base)
+    assert Fit("uce:ridge=0.25", (TIGER,)).name(base) != Fit("uce", (TIGER,)).name(base)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("uce", {}),
+        ("uce:ridge=0.25:tokens=last", {"ridge": 0.25, "tokens": "last"}),
+        ("uce-2023:ridge=0.25", {**UCE.presets["2023"], "ridge": 0.25}),
+        ("esd-x:sampler-steps=7", {**ESD.presets["x"], "sampler_steps": 7}),
+    ],
+)
+def test_a_methods_text_is_its_settings(name: str, settings: dict[str, object]) -> None:
+    cls, found = split(name)
+    assert found == settings
+    assert make(name) == cls(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("uce:ridge", "method: expected uce:NAME=VALUE, got 'ridge'"),
+        ("uce:rigde=1", "UCE: unknown hyper-parameter 'rigde'; did you mean 'ridge'"),
+        ("uce:ridge=x", "UCE.ridge: expected float, got 'x'"),
+        ("uce:ridge=0", "UCE.ridge: expected above 0"),
+        ("uce:ridge=1:ridge=2", "expected each hyper-parameter once, got 'ridge' twice"),
+        ("uce-2022:ridge=1", "method: unknown 'uce-2022'"),
+        ("ucee:ridge=1", "did you mean 'uce'"),
+    ],
+)
+def test_a_methods_wrong_text_is_one_sentence(name: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        make(name)
 
 
 def test_a_sequence_is_each_erasure_on_what_the_one_before_left(

@@ -116,7 +116,7 @@ def bench(
 
     Args:
         base: the unedited model.
-        methods: names from `efface methods`, presets included.
+        methods: names from `efface methods`, presets included, hyper-parameters behind colons ("uce:ridge=0.5"): shown so.
         benchmark: what to erase, what to ask, who judges.
         folder: of the sweep.
         store: `folder`/store if not given.

@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 from efface.core.errors import UsageError, nearest
+from efface.core.params import parse
 from efface.erasers.base import Eraser
 
 TABLE = {
@@ -45,20 +46,28 @@ def names() -> list[str]:
 
 
 def split(name: str) -> tuple[type[Eraser], dict[str, Any]]:
-    """A method or method-preset as its class and settings.
+    """A method or method-preset as its class and settings; hyper-parameters may follow: "uce:ridge=0.5:tokens=last".
 
     Raises:
-        UsageError: no such method or preset.
+        UsageError: no such method, preset or hyper-parameter, one given twice, or text of another type.
     """
-    if name in TABLE:
-        return find(name), {}
-    method, _, preset = name.partition("-")
-    if method not in TABLE or preset not in find(method).presets:
+    name, *given = name.split(":")
+    method, _, preset = (name, "", "") if name in TABLE else name.partition("-")
+    if method not in TABLE or (name != method and preset not in find(method).presets):
         raise UsageError(f"method: unknown {name!r}; {nearest(name, names())}")
-    return find(method), dict(find(method).presets[preset])
+    cls, settings = find(method), {}
+    for one in given:
+        key, equals, text = one.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals:
+            raise UsageError(f"method: expected {name}:NAME=VALUE, got {one!r}; give {name}:ridge=0.5, say")
+        if key in settings:
+            raise UsageError(f"method: expected each hyper-parameter once, got {key!r} twice for {name}; give it once")
+        settings[key] = parse(cls, key, text.strip())
+    return cls, {**(cls.presets[preset] if preset else {}), **settings}
 
 
 def make(name: str, **settings: Any) -> Eraser:
-    """An eraser by name, such as `make("esd-x", steps=100)`."""
+    """An eraser by name, such as `make("esd-x", steps=100)` or `make("uce:ridge=0.5")`."""
     cls, preset = split(name)
     return cls(**{**preset, **settings})
