@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from oracles.sheet import sheet
 from toys import classifier
 
-from efface.benchmarks.plan import Fit
+from efface.benchmarks.plan import Fit, plan
 from efface.benchmarks.row import FIELDS
 from efface.benchmarks.run import bench, evaluate
 from efface.benchmarks.spec import Benchmark, Cell, Judge, PromptFile, Sampler, Task
@@ -23,6 +24,7 @@ from efface.erasers import make, split
 from efface.erasers.esd import ESD
 from efface.erasers.uce import UCE
 from efface.metrics.clip import ClipScorer
+from efface.metrics.trunks import ClassifierTrunk
 from efface.report.html import write_report
 
 LABELS = ["tiger", "lion", "boat", "cat"]
@@ -230,6 +232,25 @@ def test_a_text_score_is_of_its_own_text(base: Denoiser, declared: Benchmark, tm
         assert found[name, "clip-name"] == pytest.approx(scorer.score([picture], [name])[0], abs=1e-5)
         assert found[name, "clip"] == pytest.approx(scorer.score([picture], ["a tiger"])[0], abs=1e-5)
     assert found["tiger", "clip-name"] != found["boat", "clip-name"]
+
+
+def test_quality_is_measured_of_every_picture(base: Denoiser, declared: Benchmark, tmp_path: Path) -> None:
+    (task, *_) = declared.made(prompts=1, tasks=1)
+    asked = dataclasses.replace(declared, measures=("quality",))
+    drawn = iter([picture for _, _, picture in sheet()])
+    store = Store(tmp_path / "s")
+    for recipe in plan(base, {}, task, asked).recipes["base"]:
+        store.put_picture(recipe, next(drawn))  # as if the unedited model had drawn them
+    rows = evaluate(base, {}, task, asked, tmp_path / "run", store=store)
+    values = [r["value"] for r in rows if r["score"] == "quality"]
+    assert len(values) == len(task.cells)
+    assert all(v is not None and 0.5 < v <= 1 for v in values)
+    assert {r["detector"] for r in rows if r["score"] == "quality"} == {ClassifierTrunk("moji-concept").id}
+    small = Store(tmp_path / "small")
+    for recipe in plan(base, {}, task, asked).recipes["base"]:
+        small.put_picture(recipe, np.zeros((32, 32, 3), dtype=np.uint8))
+    with pytest.raises(UsageError, match="detector moji-concept: expected pictures of 64 x 64 pixels, got 32 x 32"):
+        evaluate(base, {}, task, asked, tmp_path / "run", store=small)
 
 
 def test_a_missing_prompt_file_and_an_unknown_measure_are_one_sentence(

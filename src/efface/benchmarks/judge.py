@@ -90,6 +90,8 @@ def _look(detector: Detector, pictures: Sequence[tuple[str, Any]]) -> list[dict[
         return [
             {"picture": n, "top": [list(guess) for guess in top]} for (n, _), top in zip(pictures, tops, strict=True)
         ]
+    except UsageError:
+        raise  # it can judge none of them, and says what to do
     except Exception as error:
         if len(pictures) > 1:  # find the one it cannot judge
             return [record for one in pictures for record in _look(detector, [one])]

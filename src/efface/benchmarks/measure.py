@@ -1,13 +1,16 @@
 """Numbers beside the judges': how far an edit moved each picture and each set of pictures, and how well pictures fit their prompts.
 
-A benchmark names them: "perceptual" (Moji's), "lpips:SIZE:FILE", "clip:MODEL" (the whole prompt), "clip-name:MODEL" (the concept's name
-alone), "kernel:TRUNK", "frechet:TRUNK", "cmmd:TRUNK" (sets: the edited model's pictures of a role against the unedited model's).
+A benchmark names them: "perceptual" and "quality" (Moji's; see `efface.metrics.quality`), "lpips:SIZE:FILE", "clip:MODEL" (the whole
+prompt), "clip-name:MODEL" (the concept's name alone), "kernel:TRUNK", "frechet:TRUNK", "cmmd:TRUNK" (sets: the edited model's pictures of
+a role against the unedited model's).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from safetensors.numpy import load_file
 
+from efface.benchmarks.judge import look
 from efface.benchmarks.plan import Plan
 from efface.benchmarks.row import BASE, GONE, ROLES, Role, Row
 from efface.benchmarks.spec import Cell
@@ -16,7 +19,8 @@ from efface.core.errors import UsageError, nearest
 from efface.metrics.clip import ClipScorer
 from efface.metrics.distances import cmmd, frechet, kernel
 from efface.metrics.lpips import LPIPS, perceptual, perceptual_name
-from efface.metrics.trunks import ClassifierTrunk, Trunk, distance_name, trunk
+from efface.metrics.quality import quality, radii, realism
+from efface.metrics.trunks import REFERENCE, ClassifierTrunk, Trunk, distance_name, trunk
 
 SEGMENT = 256  # pictures whose features or scores share a file
 KEPT: tuple[Role, ...] = tuple(
@@ -77,6 +81,28 @@ def _moved(
             if cell.role != "companion" and key in known:  # its picture is counted under the role it was drawn for
                 image = store.picture_path(pair[1])
                 rows.append(plan.row(label, cell, score, known[key], name, name=pair[1], image=image))
+    return rows
+
+
+def _quality(store: Store, what: str, plan: Plan) -> list[Row]:
+    """Whether each picture, the unedited model's too, is a drawing of anything."""
+    net, rows = ClassifierTrunk("moji-concept"), []
+    reference = load_file(REFERENCE)["features"].astype(np.float64)
+    radius = radii(reference)
+    names = {label: plan.names(label) for label in plan.recipes}
+    every = list(dict.fromkeys(n for own in names.values() for n in own))
+    vectors, seen = _features(store, net, every), look(store, net.classifier, every)
+    drawn = [n for n in every if n in vectors and seen.get(n, {}).get("top")]
+    if not drawn:
+        return []
+    real = realism(np.stack([vectors[n] for n in drawn]), reference, radius)
+    values = quality(np.array([seen[n]["top"][0][1] for n in drawn]), real)
+    found = dict(zip(drawn, values.round(6).tolist(), strict=True))
+    for label, own in names.items():
+        for name, cell in zip(own, plan.cells, strict=True):
+            if cell.role != "companion" and name in found:
+                image = store.picture_path(name)
+                rows.append(plan.row(label, cell, "quality", found[name], net.id, name=name, image=image))
     return rows
 
 
@@ -152,7 +178,7 @@ def _features(store: Store, net: Trunk, names: Sequence[str]) -> Mapping[str, np
 
 
 KINDS: dict[str, Callable[[Store, str, Plan], list[Row]]] = {
-    "perceptual": _perceptual, "lpips": _lpips, "clip": _clip, "clip-name": _clip_name,
+    "perceptual": _perceptual, "quality": _quality, "lpips": _lpips, "clip": _clip, "clip-name": _clip_name,
     "kernel": _sets("kernel", lambda new, old: kernel(new, old)[0]),
     "frechet": _sets("frechet", lambda new, old: frechet(new, old, few=True)),  # the row says how many pictures it is of
     "cmmd": _sets("cmmd", cmmd),

@@ -128,7 +128,7 @@ def benchmark(names: Sequence[str] = (), size: str = "quick") -> Benchmark:
         judges={"concept": Judge("moji-concept"), "style": Judge("moji-style"), "pair": Judge("moji-pair")},
         sampler=Sampler(),
         model="moji",
-        measures=("perceptual", "kernel:moji-concept", "frechet:moji-concept"),
+        measures=("perceptual", "quality", "kernel:moji-concept", "frechet:moji-concept"),
     )
 
 

@@ -18,6 +18,7 @@ from efface.models import HERE
 
 T = TypeVar("T")
 BATCH = 16
+REFERENCE = SHIPPED["moji-concept"] / "reference.safetensors"  # features of the unedited Moji's pictures, for `quality`
 SCORERS = {"moji": HERE / "moji" / "scorer"}
 
 # FID and KID are values of this network with these weights: TensorFlow's Inception of 2015-12-05, as torch-fidelity publishes it.
