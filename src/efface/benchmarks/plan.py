@@ -106,10 +106,11 @@ def recipes(
     how = {
         **dataclasses.asdict(sampler), "batch": batch or base.batch_size, "dtype": str(base.dtype).removeprefix("torch."),
     }  # fmt: skip
+    model = base.fingerprint
     return {
         label: [
             {
-                "model": base.fingerprint, "edit": print_, "prompt": c.prompt, "seed": c.seed,
+                "model": model, "edit": print_, "prompt": c.prompt, "seed": c.seed,
                 "sampler": {**how, "guidance": float(sampler.guidance if c.guidance is None else c.guidance)},
             }
             for c in cells
