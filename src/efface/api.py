@@ -365,9 +365,7 @@ def show(path: Path) -> dict[str, Any]:
     """
     shapes, raw = read_header(path)
     if raw.get("kind") == "Key":
-        raise UsageError(
-            f"{path}: expected an edit, got the key of one; give the edit, and this file as its key (--key)"
-        )
+        raise UsageError(f"{path}: expected an edit, got a key; give the edit, and this file as its key (--key)")
     return {**raw, "tensors": len(shapes), "numbers": sum(map(math.prod, shapes.values()))}
 
 
