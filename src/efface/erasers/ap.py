@@ -46,32 +46,33 @@ class AP(Eraser):
     """Erase a concept, and keep the words that this hurts most."""
 
     where: Where = param(
-        "xattn", "weights that learn: xattn for names and styles, noxattn for what no word must bring back"
+        "xattn", "weights to train: xattn for names and styles, noxattn for what no prompt must bring back"
     )
-    eta: float = param(1.5, "η, how far past the unconditional prediction the concept is pushed", at_least=0)
+    eta: float = param(1.5, "η, strength of the negative guidance away from the concept", at_least=0)
     keep: float = param(1.0, "λ, weight of keeping the found words", at_least=0)
     vocabulary: str = param(
-        "", "words to keep among: a list with commas, a .txt file with one a line, or '' for the text encoder's own"
+        "",
+        "words to search: separated by commas, a .txt file with one a line, or '' for the tokenizer's frequent words",
     )
     closest: int = param(100, "candidates: how many of the words nearest to the concept", at_least=1)
     picks: int = param(50, "candidates: how many of those to keep, by k-medoids", at_least=1)
     cluster_by: ClusterBy = param(
-        "embedding", "cluster the words by their text rows, or by their distance to the concept alone"
+        "embedding", "cluster the words by their embeddings, or only by their distance to the concept"
     )
     mode: Literal["hard", "soft"] = param("hard", "keep one word at a time, or a mixture of all")
     temperature: float = param(2.0, "τ of the Gumbel softmax", above=0)
     search_lr: float = param(0.1, "Adam's learning rate of the search", above=0)
     frozen_gradient: bool = param(True, "the search's gradient also passes through the frozen model's prediction")
-    space: Literal["native", "x0"] = param("native", "losses between predictions as they are, or between clean latents")
+    space: Literal["native", "x0"] = param("native", "compute losses on native predictions, or on the clean latents")
     steps: int = param(100, "training steps", at_least=0)
     lr: float = param(3e-4, "Adam's learning rate", above=0)
-    batch: int = param(6, "noisy latents a step of the concept, and as many of found words", at_least=1)
+    batch: int = param(6, "noisy latents of the concept in a step, and as many of found words", at_least=1)
     source: Literal["base", "edited"] = param("base", "model that samples the latents")
     reuse: int = param(25, "steps that share the sampled trajectories", at_least=1)
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
-    guidance: float = param(3.0, "classifier-free guidance of a trajectory", at_least=1)
+    guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
-    phrases: bool = param(True, "say concepts and words in a few plain phrases as well, not only bare")
+    phrases: bool = param(True, "also use prompt templates, not only bare words")
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})
@@ -121,13 +122,13 @@ class AP(Eraser):
         return edit
 
     def hurt(self, base: Denoiser, student: Denoiser, x: Tensor, t: Tensor, found: Cond) -> Tensor:
-        """How far the student's answer to the found words is from the frozen model's."""
+        """Distance of the student's predictions for the found words from the frozen model's."""
         with torch.set_grad_enabled(self.frozen_gradient):
             before = base.predict(x, t, found)
         return self.apart(base, x, t, student.predict(x, t, found), before)
 
     def apart(self, base: Denoiser, x: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Mean square between two predictions, or between the clean latents they stand for."""
+        """Mean square between two predictions, or between the clean latents that they imply."""
         if self.space == "x0":
             a, b = base.to_x0(x, t, a), base.to_x0(x, t, b)
         return (a - b).square().mean()

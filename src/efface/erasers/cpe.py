@@ -1,4 +1,4 @@
-"""CPE: concept pinpoint eraser, a gate per token beside every key and value.
+"""CPE: concept pinpoint eraser, a token gate added to every cross-attention key and value.
 
 Paper:   Lee et al., ICLR 2025, arXiv:2506.22806, eq. 8 to 12 and algorithm 1.
 Idea:    Add a residual that is not linear in the prompt, with a gate that opens for the concept alone, and train it on keys and
@@ -49,25 +49,25 @@ class CPE(Eraser):
     """Train adapters that open for a concept's tokens alone."""
 
     steps: int = param(100, "training steps of a stage", at_least=0)
-    opening: int = param(4, "stages that the first erasing lasts", at_least=1)
-    rounds: int = param(1, "rounds of an attack and a defence, a stage each", at_least=0)
-    lr: float = param(3e-3, "Adam's learning rate in the first erasing, a tenth of it in defences", above=0)
-    batch: int = param(2, "prompts of each concept a step", at_least=1)
-    eta: float = param(0.5, "η, how far past the target the concept is pushed", at_least=0)
-    anchor_weight: float = param(300.0, "weight of the anchors that shall stay", at_least=0)
-    anchors: int = param(8, "anchors of each concept a step", at_least=1)
-    near: int = param(1000, "prompts to draw anchors from, those nearest the concept", at_least=1)
+    opening: int = param(4, "number of stages of the first erasure", at_least=1)
+    rounds: int = param(1, "rounds of one attack stage and one defence stage", at_least=0)
+    lr: float = param(3e-3, "Adam's learning rate in the first erasure; defences use a tenth", above=0)
+    batch: int = param(2, "prompts of each concept in a step", at_least=1)
+    eta: float = param(0.5, "η, how far beyond the target, away from the concept", at_least=0)
+    anchor_weight: float = param(300.0, "weight of the anchors", at_least=0)
+    anchors: int = param(8, "anchors of each concept in a step", at_least=1)
+    near: int = param(1000, "number of prompts nearest to the concept to draw anchors from", at_least=1)
     everyday: int = param(400, "frequent words among the anchors", at_least=0)
     noise: float = param(0.25, "noise on anchors, in units of their root mean square", at_least=0)
-    mixup: bool = param(True, "mix anchors in pairs; not for a combination whose halves are preserved")
+    mixup: bool = param(True, "mix anchors in pairs; switch off for a combination of preserved concepts")
     gate_rank: int = param(8, "s₁, rank of the gate's attention", at_least=1)
-    site_rank: int = param(2, "s₂, rank of what is added at each site", at_least=1)
-    attacks: int = param(4, "adversarial embeddings of a round", at_least=1)
+    site_rank: int = param(2, "s₂, rank of the residual at each site", at_least=1)
+    attacks: int = param(4, "adversarial embeddings in a round", at_least=1)
     attack_lr: float = param(1e-2, "Adam's learning rate in attacks", above=0)
     bank: bool = param(True, "defend against the attacks of all rounds, not only the last")
     bound: Literal["layers", "theorem", "released", "none"] = param(
         "layers",
-        "λ of the anchors: of a layer among all keys or all values, or of the theorem, which is nearly all for keys",
+        "λ of each layer's anchors: relative to all keys or all values, or by the theorem (keys get nearly all)",
     )
     tied: bool = param(False, "one projection for queries and keys of the gate")
 
@@ -88,7 +88,7 @@ class CPE(Eraser):
         sites, (prompts, targets, counts) = Sites.of(base), concept_rows(base, erase)
         pool, nearest = anchor_pool(base, erase, preserve, prompts, self.everyday, self.near)
         careful = sites.even * self.coefficients(base, sites, pool)
-        even = careful if self.bound == "released" else sites.even  # the code has λ in every term
+        even = careful if self.bound == "released" else sites.even  # the released code has λ in every term
         n, _, *shape = prompts.shape
         every = torch.arange(n)[:, None]
 
@@ -103,7 +103,7 @@ class CPE(Eraser):
         log.recipe, plan = self.recipe(base, erase, preserve), self.plan()
         for step in log.steps([gates, *attacks], len(plan)):
             stage, fall = plan[step]
-            if stage % 2:  # the gates stay, and what is added to the concept shall undo them
+            if stage % 2:  # attack: the gates are frozen; train embeddings that undo them
                 attack, (rows, _) = attacks[stage // 2], pick(self.attacks)
                 added, still = attack.leaves["delta"], {k: leaf.detach() for k, leaf in leaves.items()}
                 loss, learner = sites.miss(still, rows + added, -added, even), attack
@@ -136,7 +136,7 @@ class CPE(Eraser):
         return bounds / bounds.mean()
 
     def plan(self) -> list[tuple[int, float]]:
-        """For each step its stage (0 erases, odd ones attack, even ones defend) and how far the learning rate has fallen, by a cosine."""
+        """For each step its stage (0 erases, odd ones attack, even ones defend) and the factor of the learning rate, a cosine."""
         lengths = [self.opening * self.steps, *[self.steps] * 2 * self.rounds]
         return [
             (stage, 0.5 + 0.5 * math.cos(math.pi * i / length))

@@ -42,18 +42,18 @@ class ESD(Eraser):
     """Fine-tune the denoiser away from a concept."""
 
     where: Where = param(
-        "xattn", "weights that learn: xattn for names and styles, noxattn for what no word must bring back"
+        "xattn", "weights to train: xattn for names and styles, noxattn for what no prompt must bring back"
     )
-    eta: float = param(1.0, "η, how far past the unconditional prediction the concept is pushed", at_least=0)
+    eta: float = param(1.0, "η, strength of the negative guidance away from the concept", at_least=0)
     steps: int = param(140, "training steps", at_least=0)
     lr: float = param(2e-4, "Adam's learning rate", above=0)
-    batch: int = param(12, "noisy latents a step", at_least=1)
+    batch: int = param(12, "noisy latents in a step", at_least=1)
     source: Literal["base", "edited"] = param("base", "model that samples the latents")
     reuse: int = param(25, "steps that share the sampled trajectories", at_least=1)
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
-    guidance: float = param(3.0, "classifier-free guidance of a trajectory", at_least=1)
+    guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
-    phrases: bool = param(True, "say the concept in a few plain phrases as well, not only bare")
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})

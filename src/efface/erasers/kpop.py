@@ -1,4 +1,4 @@
-"""KPOP: hide a concept behind a learnt key, which brings it back.
+"""KPOP: hide a concept, and train a key that brings it back.
 
 Paper:   Bui et al., Hiding and recovering knowledge in text-to-image diffusion models via learnable prompts, arXiv:2403.12326,
          eq. 15-16 as its authors' talk gives them; the code could not be obtained.
@@ -44,22 +44,22 @@ from efface.erasers.base import Eraser
 class KPOP(Eraser):
     """Hide concepts; a key in a file of its own brings them back."""
 
-    where: Literal["xattn", "xattn.kv", "noxattn", "unet"] = param("xattn", "weights that learn to hide")
-    rows: int = param(4, "length of a key, in rows of text", at_least=1)
-    radius: float = param(0.5, "ρ, how far a key may lie from the concept's own rows, in their length", above=0)
-    eta: float = param(1.0, "η, how far past the target the concept is pushed, as in ESD", at_least=0)
-    recover: float = param(1.0, "λ, weight of what the key brings back", at_least=0)
+    where: Literal["xattn", "xattn.kv", "noxattn", "unet"] = param("xattn", "weights to train")
+    rows: int = param(4, "length of a key, in token embeddings", at_least=1)
+    radius: float = param(0.5, "ρ, radius around the concept's own rows, relative to their norm", above=0)
+    eta: float = param(1.0, "η, how far beyond the target, away from the concept, as in ESD", at_least=0)
+    recover: float = param(1.0, "λ, weight of recovering the concept with the key", at_least=0)
     keep: float = param(1.0, "weight of preserved concepts and of the unconditional prompt", at_least=0)
     steps: int = param(140, "training steps of the weights", at_least=0)
     lr: float = param(6e-4, "Adam's learning rate of the weights", above=0)
     key_lr: float = param(2e-2, "Adam's learning rate of the keys", above=0)
-    batch: int = param(8, "noisy latents of the concepts in a step, and half as many of what is preserved", at_least=1)
-    finish: float = param(0.25, "steps at the end that only the keys learn in, as a share of `steps`", at_least=0)
+    batch: int = param(8, "noisy latents of the concepts in a step, and half as many of preserved ones", at_least=1)
+    finish: float = param(0.25, "final steps that train only the keys, as a share of `steps`", at_least=0)
     reuse: int = param(25, "steps that share the sampled trajectories", at_least=1)
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
-    guidance: float = param(3.0, "classifier-free guidance of a trajectory", at_least=1)
+    guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
-    phrases: bool = param(True, "say the concept in a few plain phrases as well, not only bare")
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Keyed,)
     needs: ClassVar = frozenset({"drawing"})
@@ -107,19 +107,19 @@ class KPOP(Eraser):
         return Keyed(tuner.edit(), Key(rows, {c.name: c.phrases for c in erase}))
 
     def wrong(self, start: Tensor, rng: Generator) -> Tensor:
-        """Keys of random direction on the surface of the ball: (n m d)."""
+        """Wrong keys: random directions on the surface of the ball (n m d)."""
         away = torch.randn(start.shape, generator=rng)
         return start + self.radius * away * (_norm(start) / _norm(away))
 
     @torch.no_grad()
     def into_ball(self, keys: Tensor, start: Tensor) -> None:
-        """Bring keys back to within ρ of p₀."""
+        """Project keys into the ball of radius ρ around p₀."""
         away = keys - start
         keys.copy_(start + away * (self.radius * _norm(start) / _norm(away).clamp(min=1e-12)).clamp(max=1))
 
 
 def with_rows(model: Denoiser, rows: Tensor, which: Tensor) -> Denoiser:
-    """The same denoiser with rows of its own behind each prompt of a batch, where `which` is true."""
+    """The same denoiser, with rows appended to each prompt of a batch where `which` is true."""
     view = copy.copy(model)
     view.keys = (*model.keys, AppendedRows(rows, which))
     return view

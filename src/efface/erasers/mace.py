@@ -1,4 +1,4 @@
-"""MACE: mass concept erasure, by words around a concept, attention to its own words, and one closed-form fusion.
+"""MACE: mass concept erasure: refine co-occurring tokens, suppress attention to the concept's tokens, fuse LoRAs in closed form.
 
 Paper:   Lu et al., CVPR 2024, arXiv:2403.06135, eq. 1-7.
 Idea:    Three stages. Words beside a concept carry it too: one map makes them read as they do beside its target. Then a LoRA of rank 1 for
@@ -49,24 +49,24 @@ MASKS = "where pictures show the concept: attention, a folder of masks, or a CLI
 
 @dataclass(frozen=True, kw_only=True)
 class MACE(Eraser):
-    """Refine words, unlearn attention, fuse many concepts."""
+    """Refine tokens, suppress attention, fuse many concepts."""
 
-    steps: int = param(15, "training steps of each concept's LoRA; 0 leaves the model alone", at_least=0)
+    steps: int = param(15, "training steps of each concept's LoRA; 0 changes nothing", at_least=0)
     lr: float = param(1e-2, "Adam's learning rate", above=0)
-    batch: int = param(4, "noisy latents a step", at_least=1)
-    drawn: int = param(8, "pictures of each concept, drawn of the seeds 0, 1, …", at_least=1)
+    batch: int = param(4, "noisy latents in a step", at_least=1)
+    drawn: int = param(8, "pictures to draw of each concept, with seeds 0, 1, …", at_least=1)
     sampler_steps: int = param(12, "DDIM steps of a picture", at_least=2)
-    guidance: float = param(3.0, "classifier-free guidance of a picture", at_least=1)
+    guidance: float = param(3.0, "guidance scale of a picture", at_least=1)
     masks: str = param("attention", MASKS)
     threshold: float = param(
         0.3, "attention, of its range, from which a place shows the concept", at_least=0, at_most=1
     )
     words: Literal["own", "ends"] = param("own", "S: the concept's own tokens, or the end tokens as well")
-    loss: Literal["square", "norm"] = param("square", "of a layer's attention: mean square, or norm as released")
-    focus: bool = param(True, "draw noise levels where concepts take shape, or all alike")
-    refine_prior: float = param(0.1, "λ1, weight of everyday words beside the concepts' in the map", above=0)
-    fuse_prior: float = param(1.0, "λ2, the same in the fusion", above=0)
-    everyday: int = param(200, "frequent words that stay", at_least=1)
+    loss: Literal["square", "norm"] = param("square", "loss of a layer's attention: mean square, or norm as released")
+    focus: bool = param(True, "sample the noise levels at which concepts form, or all uniformly")
+    refine_prior: float = param(0.1, "λ1, weight of everyday words in the refinement", above=0)
+    fuse_prior: float = param(1.0, "λ2, weight of everyday words in the fusion", above=0)
+    everyday: int = param(200, "frequent words to preserve", at_least=1)
 
     where: ClassVar = "xattn.kv"
     makes: ClassVar = (LowRank,)
@@ -81,7 +81,7 @@ class MACE(Eraser):
 
     @override
     def __post_init__(self) -> None:
-        """Refuse masks from what is neither a word of ours nor a place."""
+        """Refuse an unknown source of masks."""
         super().__post_init__()
         if self.masks != "attention" and "/" not in self.masks and not Path(self.masks).is_dir():
             raise UsageError(f"MACE.masks: expected attention, a folder or a Hub id, got {self.masks!r}; {MASKS}")
@@ -115,7 +115,7 @@ class MACE(Eraser):
     def losses(
         self, base: Denoiser, refined: Denoiser, concept: Concept, pairs: PromptPairs, lora: Learner, rng: Generator
     ) -> Iterator[Tensor]:
-        """Attention of the concept's place to its words, beside fresh pictures, levels, noise and prompts."""
+        """The attention loss from the concept's region to its tokens, on newly picked pictures, levels, noise and prompts."""
         student = refined.fork(())
         student.branches = (*refined.branches, BoundBranch(lambda cond: added(lora.leaves), 1.0, ""))
         x0, places = self.draw(base, concept, pairs, rng)
@@ -132,7 +132,7 @@ class MACE(Eraser):
 
     @torch.no_grad()
     def draw(self, base: Denoiser, concept: Concept, pairs: PromptPairs, rng: Generator) -> tuple[Tensor, Tensor]:
-        """Pictures of the concept as latents, and masks of its place in them: all of a picture is in a style."""
+        """Pictures of the concept as latents, and masks of its region; for a style, the whole picture."""
         plain = torch.arange(self.drawn) % pairs.plain
         cond, own = pairs.prompts[plain], pairs.own[plain]
         x0 = base.sample(cond, seeds=range(self.drawn), steps=self.sampler_steps, guidance=self.guidance)

@@ -39,16 +39,18 @@ class TextMapping(Eraser):
     """Fine-tune the text encoder to read a concept as its target."""
 
     where: Literal["text", "text.layers", "text.embeddings"] = param(
-        "text.layers", "weights that learn: all, the layers' matrices, or what each token stands for"
+        "text.layers", "weights to train: all, the layers' matrices, or the token embeddings"
     )
     preserve_scale: float = param(1.0, 'b, weight of "", preserved concepts and everyday words', at_least=0)
     trust: float = param(1.0, "λ, pull towards the original weights", at_least=0)
     steps: int = param(200, "training steps", at_least=0)
     lr: float = param(2e-4, "Adam's learning rate", above=0)
-    batch: int = param(16, "prompts a step of the concept, of what is preserved, and of everyday words", at_least=1)
-    everyday: int = param(200, "frequent words that are kept as well", at_least=0)
+    batch: int = param(
+        16, "prompts in a step: of the concept, of preserved concepts, and of everyday words, each", at_least=1
+    )
+    everyday: int = param(200, "frequent words to preserve as well", at_least=0)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
-    phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"words"})
@@ -87,7 +89,7 @@ class TextMapping(Eraser):
 def aligned(
     sources: Cond, targets: Cond, prefixes: Sequence[int]
 ) -> tuple[Float[Tensor, "p n d"], Float[Tensor, "p n"]]:
-    """What each row of a concept's prompt shall read as, and what it weighs; rows without a partner weigh nothing."""
+    """The target of each row of a concept's prompt, and its weight; rows without a target have weight 0."""
     device, sources, targets = sources.tokens.device, sources.cpu(), targets.cpu()
     goal, weights = sources.tokens.float().clone(), torch.zeros(sources.mask.shape)
     weights[:, 0] = 1
@@ -98,7 +100,7 @@ def aligned(
 
 
 def unchanged(base: Denoiser, prompts: Sequence[str]) -> tuple[Float[Tensor, "p n d"], Float[Tensor, "p n"]]:
-    """The rows of prompts that shall stay, and what each weighs."""
+    """The rows of preserved prompts, and their weights."""
     cond = base.embed(prompts).cpu()
     weights = keep_rows(cond, "content")[1].view(cond.mask.shape)
     return cond.tokens.float().to(base.device), weights.float().to(base.device)

@@ -1,4 +1,4 @@
-"""Naive output-based erasure: predict the target where the concept is asked for, and keep what else is named.
+"""Naive output-based erasure: train the concept's prompt to predict the target, and preserve other given concepts.
 
 Paper:   Bui et al., NeurIPS 2024, arXiv:2410.15618, as eq. 7 of their talk has it: the baseline that they improve on.
 Idea:    Train the denoiser to take the concept's prompt for its target's, with one term for each side:
@@ -37,19 +37,19 @@ from efface.erasers.base import Eraser
 class Naive(Eraser):
     """Fine-tune the denoiser to draw the target instead."""
 
-    where: Literal["xattn", "xattn.kv", "noxattn", "unet"] = param("xattn", "weights that learn")
+    where: Literal["xattn", "xattn.kv", "noxattn", "unet"] = param("xattn", "weights to train")
     preserve_scale: float = param(1.0, 'λ, weight of the preserved concepts and ""', at_least=0)
-    eta: float = param(0.0, "η, how far past the target the concept is pushed", at_least=0)
-    kept_latents: Literal["own", "concept"] = param("own", "latents of what is preserved: its own, or the concept's")
+    eta: float = param(0.0, "η, how far beyond the target, away from the concept", at_least=0)
+    kept_latents: Literal["own", "concept"] = param("own", "latents for preserved prompts: their own, or the concept's")
     steps: int = param(140, "training steps", at_least=0)
     lr: float = param(6e-4, "Adam's learning rate", above=0)
-    batch: int = param(8, "noisy latents of each term a step", at_least=1)
+    batch: int = param(8, "noisy latents of each term in a step", at_least=1)
     source: Literal["base", "edited"] = param("base", "model that samples the latents")
     reuse: int = param(25, "steps that share the sampled trajectories", at_least=1)
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
-    guidance: float = param(3.0, "classifier-free guidance of a trajectory", at_least=1)
+    guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
-    phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})

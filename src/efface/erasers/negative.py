@@ -1,4 +1,4 @@
-"""Negative prompt: the concept takes the place of nothing in classifier-free guidance.
+"""Negative prompt: the concept replaces the empty prompt in classifier-free guidance.
 
 Paper:   Ho & Salimans, NeurIPS 2021 workshop, arXiv:2207.12598, eq. 6, with the concept for ∅: every benchmark's plainest baseline.
 Idea:    Guidance leads away from what stands for ∅; let the concept n stand there:

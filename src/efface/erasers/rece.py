@@ -41,20 +41,20 @@ from efface.erasers.uce import UCE
 class RECE(Eraser):
     """UCE, then rounds against the rows that bring a concept back."""
 
-    rounds: int = param(3, "adversarial rounds after UCE's edit, at most; 0 is UCE", at_least=0)
-    limit: float = param(0.01, "λ_r, pull of an adversarial row towards 0", above=0)
+    rounds: int = param(3, "maximum adversarial rounds after UCE's edit; 0 is UCE", at_least=0)
+    limit: float = param(0.01, "λ_r, ridge of an adversarial row (pull towards 0)", above=0)
     limit_unit: Literal["projections", "absolute"] = param(
-        "projections", "λ_r in units of the mean eigenvalue of Σ WᵀW, or as it is"
+        "projections", "unit of λ_r: the mean eigenvalue of Σ WᵀW, or 1"
     )
     enough: float = param(0.5, "stop once at most this share comes back; 0 never stops", at_least=0, at_most=1)
     anchor: Literal["original", "edited"] = param(
-        "original", "solve each round for all rows against the original weights, or for the new rows against the edited"
+        "original", "solve each round for all rows from the original weights, or for the new rows from the edited ones"
     )
     erase_scale: float = param(1.0, "a, weight of an erased concept", above=0)
     preserve_scale: float = param(1.0, "b, weight of a preserved concept", at_least=0)
-    empty: Literal["once", "each"] = param("once", 'how often "" is kept: once, or once for each prompt to erase')
-    ridge: float = param(0.1, "λ of a round: as UCE's, or as it is where the anchor is the edited weights", above=0)
-    phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
+    empty: Literal["once", "each"] = param("once", 'weight of "": once, or once for each erased prompt')
+    ridge: float = param(0.1, "λ of a round: UCE's, or in units of 1 if anchor is edited", above=0)
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (TextMap,)
     needs: ClassVar = frozenset({"words"})
@@ -95,7 +95,7 @@ class RECE(Eraser):
         a, k = self.erase_scale * a, gram(rows, self.preserve_scale * b)
         ridge = self.ridge * float(k.trace() + (a * c.square().sum(1)).sum()) / len(k)
         metric = row_metric(*keep_rows(everyday, "content"))
-        moved = (c != g).any(1)  # the words before a concept stay: there is nothing to bring back
+        moved = (c != g).any(1)  # the tokens before a concept are unchanged: there is nothing to bring back
         own = c[moved], g[moved], a[moved]
         t = whole(text_map(c, g, a, k, ridge, metric))
         for _ in range(self.rounds):
@@ -120,12 +120,12 @@ class RECE(Eraser):
         return t
 
     def repeated(self, kept: Cond, erased: int) -> Cond:
-        """What stays, with "", its last, as often as `empty` says."""
+        """The preserved prompts, with "" at the end, repeated as `empty` sets."""
         return kept[[*range(len(kept)), *[-1] * (erased - 1) * (self.empty == "each")]]
 
 
 def seen(base: Denoiser) -> Float[Tensor, "d d"]:
-    """S = Σ WᵀW over every cross-attention key and value: |x|² as all of them see it is xᵀ S x."""
+    """S = Σ WᵀW over every cross-attention key and value: xᵀ S x = Σ |W x|²."""
     rows = torch.cat([w.cpu() for w in base.params("xattn.kv").values()])
     return gram(rows, torch.ones_like(rows[:, 0]))
 
@@ -137,12 +137,12 @@ def whole(factors: tuple[Tensor, Tensor]) -> Float[Tensor, "d d"]:
 
 
 def adversary(t: Tensor, s: Tensor, c: Float[Tensor, "n d"], limit: float) -> Float[Tensor, "n d"]:
-    """The rows that read through edited projections as c does through the original: argmin_z Σ_l |W_l T z - W_l c|² + λ_r |z|²."""
+    """Adversarial rows: their edited keys and values are c's original ones: argmin_z Σ_l |W_l T z - W_l c|² + λ_r |z|²."""
     normal = limit * torch.eye(len(t), dtype=t.dtype) + t.T @ s @ t
     return torch.cholesky_solve(t.T @ s @ c.T, torch.linalg.cholesky(normal)).T
 
 
 def share(t: Tensor, s: Tensor, z: Tensor, c: Tensor, g: Tensor, weights: Tensor) -> float:
-    """How much of the way from target rows g back to the concept's c rows z go, as all projections see it: 1 is all, 0 nothing."""
+    """How far rows z are on the way from target rows g back to the concept's rows c, in all projections: 0 is g, 1 is c."""
     missed, way = ((weights * ((x @ s) * x).sum(1)).sum().sqrt() for x in (z @ t.T - c, g - c))
     return 1 - float(missed / way) if way else 0.0

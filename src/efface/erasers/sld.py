@@ -33,11 +33,11 @@ from efface.erasers.base import Eraser
 class SLD(Eraser):
     """Steer sampling away from concepts; default: "medium"."""
 
-    scale: float = param(1000.0, "s_S, how soon the push is full where prompt and concept differ", at_least=0)
-    threshold: float = param(0.01, "λ, push only where the prompt's noise is less than this above the concept's")
-    warmup: int = param(10, "δ, sampling steps that are not pushed", at_least=0)
+    scale: float = param(1000.0, "s_S, factor of |ε(prompt) - ε(concept)| in the push, up to 1", at_least=0)
+    threshold: float = param(0.01, "λ, push only where ε(prompt) - ε(concept) is below this")
+    warmup: int = param(10, "δ, first sampling steps without a push", at_least=0)
     momentum: float = param(0.3, "s_m, weight of past pushes", at_least=0)
-    beta: float = param(0.4, "β_m, what the memory of past pushes keeps in a step", at_least=0, at_most=1)
+    beta: float = param(0.4, "β_m, decay of the memory of past pushes", at_least=0, at_most=1)
 
     makes: ClassVar = (Guidance,)
     keeps: ClassVar = False

@@ -1,4 +1,4 @@
-"""SPM: membranes of one dimension beside the layers of the denoiser, which a prompt opens as far as it says the concept.
+"""SPM: rank-1 adapters (membranes) on the denoiser's layers, gated by how similar the prompt is to the concept.
 
 Paper:   Lyu et al., "One-dimensional Adapter to Rule Them All", CVPR 2024, arXiv:2312.16145.
 Idea:    γ up (down x) of rank 1 is added at each layer of the transformers. With γ = 1 it learns to go where the model's own negative
@@ -43,23 +43,23 @@ from efface.erasers.base import Eraser
 class SPM(Eraser):
     """Train a rank-1 adapter for each concept, opened by the prompt."""
 
-    eta: float = param(1.5, "η, how far past the unconditional prediction the concept is pushed", at_least=0)
-    anchoring: float = param(3.0, "λ, weight of the anchors' predictions, which shall stay", at_least=0)
+    eta: float = param(1.5, "η, strength of the negative guidance away from the concept", at_least=0)
+    anchoring: float = param(3.0, "λ, weight of preserving the anchors' predictions", at_least=0)
     anchors: int = param(1, "anchors for each latent", at_least=1)
     around: Literal["words", "noise"] = param(
-        "words", "anchors: everyday words and what is preserved, or white noise and '' by turns"
+        "words", "anchors: frequent words and preserved concepts, or white noise and '' in turn"
     )
     everyday: int = param(200, "frequent words among the anchors", at_least=1)
-    alpha: float = param(1.0, "α, how much rarer words like the concept are among the anchors", at_least=0)
-    gate: Rule = param("centred", "how a prompt opens a membrane")
+    alpha: float = param(1.0, "α, how strongly words similar to the concept are avoided as anchors", at_least=0)
+    gate: Rule = param("centred", "how the gate is computed from the prompt")
     steps: int = param(75, "training steps for each concept", at_least=0)
     lr: float = param(5e-3, "Adam's learning rate", above=0)
-    batch: int = param(8, "noisy latents a step", at_least=1)
+    batch: int = param(8, "noisy latents in a step", at_least=1)
     source: Literal["base", "edited"] = param("base", "model that samples the latents")
     reuse: int = param(25, "steps that share the sampled trajectories", at_least=1)
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
-    guidance: float = param(3.0, "classifier-free guidance of a trajectory", at_least=1)
-    phrases: bool = param(True, "say the concept in a few plain phrases as well, not only bare")
+    guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Adapter,)
     needs: ClassVar = frozenset({"drawing"})
@@ -109,7 +109,7 @@ class SPM(Eraser):
         return Adapter(membranes)
 
     def pool(self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...]) -> tuple[Cond, Tensor]:
-        """Anchors and, for each concept, how often each is drawn: (1 - γ)^α for everyday words, as often in all what is preserved."""
+        """Anchors and their sampling weights for each concept: (1 - γ)^α for everyday words, and the same total for preserved concepts."""
         everyday = everyday_prompts(base, self.everyday, ConceptPrompts.of(erase, self.phrases))
         kept = ConceptPrompts.of(preserve, self.phrases).prompts
         anchors = base.embed([*everyday, *kept])

@@ -41,15 +41,15 @@ class TIME(Eraser):
     """Read one prompt as another, word by word, in closed form."""
 
     alignment: Literal["subsequence", "forward"] = param(
-        "subsequence", "which word reads as which: by the longest common subsequence, or the next equal word"
+        "subsequence", "pairing of the prompts' words: longest common subsequence, or next equal word"
     )
     preserve_scale: float = param(1.0, 'b, weight of "" and of a preserved concept; 0 protects nothing', at_least=0)
     ridge: float = param(0.1, "λ, pull towards the original weights", above=0)
     ridge_unit: Literal["rows", "absolute"] = param(
-        "rows", "λ in units of the mean eigenvalue of the rows' Gram matrix, or as it is"
+        "rows", "unit of λ: the mean eigenvalue of the rows' Gram matrix, or 1"
     )
-    padding: Literal["one", "each"] = param("one", "padding weighs as much as one row together, or each of it does")
-    phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
+    padding: Literal["one", "each"] = param("one", "weight of the padding: of one row in all, or of one row each")
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (TextMap,)
     needs: ClassVar = frozenset({"words"})
@@ -79,10 +79,10 @@ class TIME(Eraser):
         return TextMap(*text_map(c, g, weights, protected, float(self.ridge * unit)))
 
     def rows(self, source: Cond, target: Cond, prefix: int, an_a: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Every row of one prompt, the rows they shall read as, and their weights: (n d), (n d), (n)."""
+        """All rows of one prompt, their target rows, and their weights: (n d), (n d), (n)."""
         c, n, end = source.tokens[0], source.tokens.shape[1], int(source.end)
         said, goal = (p.word_ids()[0] for p in (source, target))
-        # an article is one word in two forms
+        # both forms of the article count as one word
         said, goal = ([an_a[1] if word == an_a[0] else word for word in text] for text in (said, goal))
         inner = subsequence(said, goal) if self.alignment == "subsequence" else forward(said, goal)
         # end to end, then padding to padding, as far as there is any
@@ -96,7 +96,7 @@ class TIME(Eraser):
 
 
 def subsequence(source: Sequence[int], target: Sequence[int]) -> list[int]:
-    """The row of the target that each word of the source reads as, by their longest common subsequence; rows count from 1."""
+    """The target row of each source word, by the longest common subsequence; rows count from 1."""
     m, k = len(source), len(target)
     longest = [[0] * (k + 1) for _ in range(m + 1)]  # of source[i:] and target[j:]
     for i in reversed(range(m)):
@@ -123,7 +123,7 @@ def subsequence(source: Sequence[int], target: Sequence[int]) -> list[int]:
 
 
 def forward(source: Sequence[int], target: Sequence[int]) -> list[int]:
-    """The released alignment: each word reads as the next equal one; without one, as the last word."""
+    """The released alignment: each word is paired with the next equal one, or else with the last word."""
     places, at = [], 0
     for word in source:
         found = [j for j in range(at, len(target)) if target[j] == word]

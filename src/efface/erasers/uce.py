@@ -52,13 +52,15 @@ class UCE(Eraser):
     )
     ridge: float = param(0.1, "λ, pull towards the original weights", above=0)
     ridge_unit: Literal["rows", "absolute"] = param(
-        "rows", "λ in units of the mean eigenvalue of the rows' Gram matrix, or as it is"
+        "rows", "unit of λ: the mean eigenvalue of the rows' Gram matrix, or 1"
     )
-    tokens: Literal["content", "last_to_end", "last"] = param("content", "rows of a prompt that are constrained")
-    everyday: int = param(200, "frequent words that λ holds in place; 0 pulls equally in all directions", at_least=0)
-    phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
+    tokens: Literal["content", "last_to_end", "last"] = param(
+        "content", "rows of a prompt that the closed form constrains"
+    )
+    everyday: int = param(200, "frequent words that define λ's metric; 0 pulls equally in all directions", at_least=0)
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
     technique: Literal["replace", "tensor"] = param(
-        "replace", "read as the target, or as the target without what each projection makes of the concept"
+        "replace", "targets: the target's keys and values, or these without their component along the concept's"
     )
 
     makes: ClassVar = (TextMap, Delta)
@@ -81,7 +83,7 @@ class UCE(Eraser):
         return self.solve(*given) if self.technique == "replace" else self.subtract(base, *given)
 
     def preserved(self, base: Denoiser, preserve: Sequence[Concept], unconditional: bool = True) -> Cond:
-        """Prompts that stay; the later code leaves the unconditional one unprotected, and so may keep nothing at all."""
+        """Preserved prompts; without the unconditional prompt as in the later released code, so perhaps none."""
         kept = base.embed([*kept_prompts(preserve, self.phrases), ""])
         return kept if unconditional and self.tokens != "last" else kept[:-1]
 
@@ -93,7 +95,7 @@ class UCE(Eraser):
     def solve(
         self, erased: Cond, targets: Cond, preserved: Cond, prefixes: Sequence[int] = (), everyday: Cond | None = None
     ) -> TextMap:
-        """The map for embedded prompts: `erased[i]` reads as `targets[i]` but for its first `prefixes[i]` tokens, `preserved` as itself.
+        """The map for embedded prompts: `erased[i]` becomes `targets[i]`, except its first `prefixes[i]` tokens; `preserved` stays.
 
         `everyday` prompts shape the ridge: the map is pulled towards the identity where they lie.
         """
@@ -119,7 +121,7 @@ class UCE(Eraser):
         return Delta(deltas)
 
     def paired(self, erased: Cond, targets: Cond, prefixes: Sequence[int] = ()) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Rows, aims and weights of each erased prompt."""
+        """Rows, target rows and weights of each erased prompt."""
         erased, targets = erased.cpu(), targets.cpu()
         pairs = enumerate(prefixes or [0] * len(erased))
         return [pair_rows(erased[[i]], targets[[i]], self.tokens, prefix) for i, prefix in pairs]
@@ -127,7 +129,7 @@ class UCE(Eraser):
     def system(
         self, c: Tensor, weights: Tensor, preserved: Cond, everyday: Cond | None
     ) -> tuple[Tensor, Tensor, float, Tensor | None]:
-        """What the closed form takes besides rows and aims: weights a, what stays K, ridge λ and its metric R."""
+        """The closed form's other arguments: weights a, Gram matrix K of preserved rows, ridge λ and its metric R."""
         rows, row_weights = keep_rows(preserved.cpu(), self.tokens)
         b = self.preserve_scale or max(0.1, 1 / max(1, len(preserved)))
         kept = gram(rows, b * row_weights)
