@@ -90,9 +90,10 @@ def evaluate(model: Path, edit: Path, folder: Path) -> None:
     from efface.benchmarks.run import evaluate as measure
     from efface.benchmarks.spec import Benchmark, Cell, Judge, Sampler, Task
     from efface.core.concept import Concept
-    from efface.core.denoiser import load
+    from efface.core.denoiser import Denoiser, load
     from efface.core.edit import load_edit
 
+    Denoiser.batch_size = len(WANTED)  # pyright: ignore; a batch is filled up with copies, which here would be most of the time
     cells = tuple(Cell(role, name, f"a {name}", i) for i, (role, name) in enumerate(WANTED))
     task = Task("tiger", (Concept("tiger", "cat"),), cells=cells)
     judges = {"concept": Judge(f"classifier:{judge(folder.parent / 'judge')}", ("top1",))}

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
+from efface.benchmarks.draw import draw
 from efface.benchmarks.moji import tasks
-from efface.benchmarks.run import draw, recipes
+from efface.benchmarks.plan import recipes
 from efface.benchmarks.spec import Sampler
 from efface.benchmarks.store import Store
 from efface.core.denoiser import load

@@ -130,3 +130,70 @@ def test_public_names_resolve_and_unknown_ones_name_the_known() -> None:
     assert {find(name).__name__ for name in TABLE} <= set(efface.__all__)
     with pytest.raises(AttributeError, match="module 'efface' has no attribute 'UEC'; public names: .*UCE"):
         efface.UEC  # noqa: B018
+
+
+LAYERS = [
+    "core",
+    "metrics",
+    "erasers",
+    "benchmarks",
+    "report",
+    "api",
+    "cli",
+]  # a file imports its own layer and those before it
+APART = {"files": "core", "models": "core", "progress": "api", "__main__": "cli", "__init__": "core"}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of efface that a file imports anywhere: at its top, in functions, for types."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("efface"):
+            found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names if name.name.startswith("efface")}
+    return found
+
+
+def modules() -> dict[str, Path]:
+    """Every file of the package by its module's name."""
+    return {
+        ".".join(p.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in SOURCE.rglob("*.py")
+    }  # fmt: skip
+
+
+def test_no_files_import_each_other() -> None:
+    known = modules()
+    graph = {name: {m for m in imports(path) if m in known and m != name} for name, path in known.items()}
+    assert any(graph.values())
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join((*way[way.index(name) :], name))
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, (*way, name))
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+def test_imports_point_downwards_and_a_report_reads_rows_alone() -> None:
+    def layer(module: str) -> int:
+        first = module.split(".")[1] if "." in module else "__init__"
+        return LAYERS.index(APART.get(first, first))
+
+    known = modules()
+    wrong = [
+        f"{name} -> {other}"
+        for name, path in known.items()
+        for other in imports(path)
+        if other in known and other != "efface" and layer(other) > layer(name)
+    ]
+    assert not wrong
+    read = {
+        other for name, path in known.items() if name.startswith("efface.report") for other in imports(path)
+        if other in known and other.startswith(("efface.benchmarks.", "efface.erasers", "efface.core.denoiser"))
+    }  # fmt: skip
+    assert read == {"efface.benchmarks.row"}

@@ -476,7 +476,8 @@ def evaluate(
     for edit in made.values():
         edit.require(base, any_base)
     rows = run.evaluate(
-        base, made, _task(erased, size), asked, output, log=log, commands=commands, files={p.stem: str(p) for p in paths},
+        base, made, _task(erased, size), asked, output, model=model, any_base=any_base, log=log, commands=commands,
+        files={p.stem: str(p) for p in paths},
     )  # fmt: skip
     return Measured(write_report(output), rows, list(made), str(output / "store"))
 
@@ -643,7 +644,7 @@ def bench(sweep: Sweep, *, commands: Sequence[str] = (), log: Log | None = None)
         UsageError: a judge cannot be opened, a method refuses a task, or the model cannot be loaded.
         EffaceError: a file is damaged or cannot be written.
     """
-    from efface.benchmarks.bench import bench as run
+    from efface.benchmarks.run import bench as run
     from efface.benchmarks.store import Store
     from efface.report.html import write_report
 

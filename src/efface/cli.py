@@ -234,7 +234,8 @@ def export(
 @app.command()
 def bench(
     methods: Annotated[
-        str, typer.Option(help="methods and presets, separated by commas; see `efface methods`")
+        str,
+        typer.Option(help="methods and presets, separated by commas, hyper-parameters after colons: uce,uce:ridge=0.5"),
     ] = "uce,esd-x",
     benchmark: Annotated[str, typer.Option(help="moji, or a published protocol: see `efface benchmarks`")] = "moji",
     concepts: Annotated[

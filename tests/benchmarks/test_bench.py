@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from oracles.sheet import sheet
 from toys import classifier
 
-from efface.benchmarks.bench import Fit, bench
-from efface.benchmarks.run import evaluate
+from efface.benchmarks.plan import Fit, plan
+from efface.benchmarks.row import FIELDS
+from efface.benchmarks.run import bench, evaluate
 from efface.benchmarks.spec import Benchmark, Cell, Judge, PromptFile, Sampler, Task
 from efface.benchmarks.store import Store
 from efface.core.concept import Concept
@@ -18,7 +20,12 @@ from efface.core.denoiser import Denoiser
 from efface.core.edit import Stack, load_edit
 from efface.core.errors import UsageError
 from efface.core.log import Log
-from efface.erasers import make
+from efface.erasers import make, split
+from efface.erasers.esd import ESD
+from efface.erasers.uce import UCE
+from efface.metrics.clip import ClipScorer
+from efface.metrics.trunks import ClassifierTrunk
+from efface.report.html import write_report
 
 LABELS = ["tiger", "lion", "boat", "cat"]
 TIGER, LION = Concept("tiger", "cat"), Concept("lion")
@@ -76,11 +83,56 @@ def test_a_sweep_draws_nothing_twice_and_goes_on_where_it_stopped(
     assert len(drawn) == 32
     bench(base, ["uce", "uce-2025"], declared, tmp_path / "out", model="tiny", tasks=1)
     assert len(drawn) == 40  # one new edit; all else serves again
+    assert not list((tmp_path / "out").rglob("*.html"))  # pages are the report's
+    write_report(tmp_path / "out")
     for task in ("tiger", "both", "sequence-2"):
         assert (tmp_path / "out" / task / "report.html").is_file()
     assert [json.loads(line) for line in (tmp_path / "out" / "both" / "scores.jsonl").read_text().splitlines()] == [
         r for r in rows if r["task"] == "both"
     ]
+
+
+def test_methods_take_hyper_parameters(base: Denoiser, declared: Benchmark, tmp_path: Path) -> None:
+    asked = ["uce", "uce:ridge=0.25:tokens=last"]
+    bench(base, asked, declared, tmp_path / "out", model="tiny", tasks=1, prompts=1)
+    about = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert [e["label"] for e in about["edits"]] == [e["method"] for e in about["edits"]] == asked
+    assert [(e["settings"]["ridge"], e["settings"]["tokens"]) for e in about["edits"]][1] == (0.25, "last")
+    assert about["edits"][0]["fingerprint"] != about["edits"][1]["fingerprint"]
+    assert Fit("uce:ridge=0.25", (TIGER,)).name(base) == Fit("uce:ridge=2.5e-1", (TIGER,)).name(base)
+    assert Fit("uce:ridge=0.25", (TIGER,)).name(base) != Fit("uce", (TIGER,)).name(base)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("uce", {}),
+        ("uce:ridge=0.25:tokens=last", {"ridge": 0.25, "tokens": "last"}),
+        ("uce-2023:ridge=0.25", {**UCE.presets["2023"], "ridge": 0.25}),
+        ("esd-x:sampler-steps=7", {**ESD.presets["x"], "sampler_steps": 7}),
+    ],
+)
+def test_a_methods_text_is_its_settings(name: str, settings: dict[str, object]) -> None:
+    cls, found = split(name)
+    assert found == settings
+    assert make(name) == cls(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("uce:ridge", "method: expected uce:NAME=VALUE, got 'ridge'"),
+        ("uce:rigde=1", "UCE: unknown hyper-parameter 'rigde'; did you mean 'ridge'"),
+        ("uce:ridge=x", "UCE.ridge: expected float, got 'x'"),
+        ("uce:ridge=0", "UCE.ridge: expected above 0"),
+        ("uce:ridge=1:ridge=2", "expected each hyper-parameter once, got 'ridge' twice"),
+        ("uce-2022:ridge=1", "method: unknown 'uce-2022'"),
+        ("ucee:ridge=1", "did you mean 'uce'"),
+    ],
+)
+def test_a_methods_wrong_text_is_one_sentence(name: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        make(name)
 
 
 def test_a_sequence_is_each_erasure_on_what_the_one_before_left(
@@ -118,22 +170,7 @@ def test_rows_say_what_was_measured(base: Denoiser, declared: Benchmark, tmp_pat
     (task, *_) = declared.made()
     edit = make("uce").fit(base, task.erase, task.preserve)
     rows = evaluate(base, {"e": edit}, task, declared, tmp_path / "run")
-    keys = {
-        "protocol",
-        "task",
-        "edit",
-        "fit",
-        "role",
-        "concept",
-        "group",
-        "prompt",
-        "seed",
-        "attack",
-        "judge",
-        "score",
-        "value",
-    }
-    assert all(keys < set(r) for r in rows)
+    assert {frozenset(r) for r in rows} == {frozenset(FIELDS) - {"n", "calls"}, frozenset(FIELDS) - {"calls"}}
     store = Store(tmp_path / "run" / "store")
     moved = {(r["concept"], r["seed"]): r["value"] for r in rows if r["score"] == "perceptual"}
     assert len(moved) == 8
@@ -146,6 +183,74 @@ def test_rows_say_what_was_measured(base: Denoiser, declared: Benchmark, tmp_pat
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (info["task"], info["benchmark"], info["sensitive"]) == ("tiger", "toy", False)
     assert info["detectors"]["concept"]["id"] == rows[0]["detector"]
+
+
+def test_a_run_says_what_was_measured_and_what_each_edit_aimed_at(
+    base: Denoiser, declared: Benchmark, tmp_path: Path
+) -> None:
+    (task, *_) = declared.made(prompts=1, tasks=1)
+    asked = dataclasses.replace(task, erase=(Concept("tiger"),))  # an edit's own header knows its target
+    to_cat = make("uce").fit(base, Concept("tiger", "cat", ("big cat",), "mark"), model="another name")
+    to_nothing = make("uce").fit(base, Concept("tiger"))
+    for edits, target in (
+        ({"a": to_cat}, "cat"), ({"b": to_nothing}, ""), ({"a": to_cat, "b": to_nothing}, "cat (a), nothing (b)"),
+    ):  # fmt: skip
+        evaluate(base, edits, asked, declared, tmp_path / "-".join(edits), model="tiny", store=Store(tmp_path / "s"))
+        info = json.loads((tmp_path / "-".join(edits) / "run.json").read_text())
+        assert (info["model"], info["fingerprint"], info["concept"]["target"]) == ("tiny", base.fingerprint, target)
+    assert info["edits"][0]["erase"] == [{"name": "tiger", "target": "cat", "prompts": ["big cat"], "kind": "mark"}]
+    assert info["edits"][1]["erase"] == [{"name": "tiger", "target": "", "prompts": [], "kind": "object"}]
+
+
+def test_an_edit_for_other_weights_is_refused_at_once_or_drawn(
+    base: Denoiser, declared: Benchmark, tmp_path: Path
+) -> None:
+    (task, *_) = declared.made(prompts=1, tasks=1)
+    own = make("uce").fit(base, TIGER)
+    edit = own.stamped(dataclasses.replace(own.header, base="0" * 16))
+    with pytest.raises(UsageError, match="edit: made for base"):
+        evaluate(base, {"e": edit}, task, declared, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    rows = evaluate(base, {"e": edit}, task, declared, tmp_path / "out", any_base=True)
+    drawn = {r["cell"] for r in rows if r["edit"] == "e" and r["score"] == "top1"}
+    assert len(drawn) == 4
+    assert not [r for r in rows if r["value"] is None]
+
+
+def test_a_text_score_is_of_its_own_text(base: Denoiser, declared: Benchmark, tmp_path: Path) -> None:
+    """A picture that two cells share is asked about by the names of both."""
+    (task, *_) = declared.made()
+    shared = [Cell("erase", "tiger", "a tiger", 0), Cell("distant", "boat", "a tiger", 0)]
+    store = Store(tmp_path / "s")
+    for cells_ in ([shared[0]], [shared[1]], shared):  # the first two runs fill the store
+        asked = dataclasses.replace(task, cells=tuple(cells_))
+        measures = dataclasses.replace(declared, measures=("clip-name:moji", "clip:moji"))
+        rows = evaluate(base, {}, asked, measures, tmp_path / "run", store=store)
+    found = {(r["concept"], r["score"]): r["value"] for r in rows if r["score"].startswith("clip")}
+    picture, scorer = store.picture(rows[0]["cell"]), ClipScorer("moji")
+    for name in ("tiger", "boat"):
+        assert found[name, "clip-name"] == pytest.approx(scorer.score([picture], [name])[0], abs=1e-5)
+        assert found[name, "clip"] == pytest.approx(scorer.score([picture], ["a tiger"])[0], abs=1e-5)
+    assert found["tiger", "clip-name"] != found["boat", "clip-name"]
+
+
+def test_quality_is_measured_of_every_picture(base: Denoiser, declared: Benchmark, tmp_path: Path) -> None:
+    (task, *_) = declared.made(prompts=1, tasks=1)
+    asked = dataclasses.replace(declared, measures=("quality",))
+    drawn = iter([picture for _, _, picture in sheet()])
+    store = Store(tmp_path / "s")
+    for recipe in plan(base, {}, task, asked).recipes["base"]:
+        store.put_picture(recipe, next(drawn))  # as if the unedited model had drawn them
+    rows = evaluate(base, {}, task, asked, tmp_path / "run", store=store)
+    values = [r["value"] for r in rows if r["score"] == "quality"]
+    assert len(values) == len(task.cells)
+    assert all(v is not None and 0.5 < v <= 1 for v in values)
+    assert {r["detector"] for r in rows if r["score"] == "quality"} == {ClassifierTrunk("moji-concept").id}
+    small = Store(tmp_path / "small")
+    for recipe in plan(base, {}, task, asked).recipes["base"]:
+        small.put_picture(recipe, np.zeros((32, 32, 3), dtype=np.uint8))
+    with pytest.raises(UsageError, match="detector moji-concept: expected pictures of 64 x 64 pixels, got 32 x 32"):
+        evaluate(base, {}, task, asked, tmp_path / "run", store=small)
 
 
 def test_a_missing_prompt_file_and_an_unknown_measure_are_one_sentence(

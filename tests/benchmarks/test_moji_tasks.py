@@ -4,8 +4,9 @@ from collections import Counter
 
 import pytest
 
-from efface.benchmarks.moji import SEQUENCE, SIZES, TASKS, benchmark, concepts, erasing, styles, tasks
-from efface.benchmarks.spec import GONE, Task, erased_names, protocol_hash
+from efface.benchmarks.moji import SEQUENCE, SIZES, TASKS, benchmark, concepts, erasing, styles, tasks, told_and_untold
+from efface.benchmarks.row import GONE
+from efface.benchmarks.spec import Task, erased_names, protocol_hash
 from efface.core.errors import UsageError
 
 QUICK = SIZES["quick"]
@@ -50,6 +51,34 @@ def test_a_concept_is_asked_for_alike_whatever_was_erased() -> None:
             assert asked.setdefault((c.concept, c.seed), c.prompt) == c.prompt or c.role in ("companion", "implicit")
     all_ = [c for size in ("quick",) for t in benchmark(size=size).made() for c in t.cells]
     assert len({(c.prompt, c.seed) for c in all_}) < 0.65 * len([c for c in all_ if c.role != "companion"])
+
+
+@pytest.mark.parametrize("name", ["tiger", "rose", "bus", "guitar", "santa", "noto", "blob", "alcohol", "sequence-3"])
+@pytest.mark.parametrize("size", list(SIZES))
+def test_half_of_the_neighbours_are_named_to_no_method(name: str, size: str) -> None:
+    named = name.partition("-")[0]
+    task = next(t for t in tasks(named, **SIZES[size]) if t.name == name)
+    groups = {g: {c.concept for c in task.cells if c.group == g and c.role == "neighbour"} for g in ("told", "untold")}
+    assert {c.concept for c in task.cells if c.role == "neighbour"} == groups["told"] | groups["untold"]
+    assert groups["told"]
+    assert groups["untold"]
+    assert groups["told"] <= set(task.preserve)
+    assert not groups["untold"] & {*task.preserve, *erased_names(task), *(c.target for c in task.erase)}
+    wanted = 4 if named == "sequence" else SIZES[size]["near"]
+    pool = [
+        n
+        for half in told_and_untold(
+            SEQUENCE if named == "sequence" else list(erased_names(task)), [c.target for c in task.erase]
+        )
+        for n in half
+    ]
+    assert len(groups["told"] | groups["untold"]) == min(wanted, len(pool))
+    assert 0 <= len(groups["told"]) - len(groups["untold"]) <= 1
+
+
+def test_an_edit_without_a_recipe_is_one_sentence() -> None:
+    with pytest.raises(UsageError, match="edit: its header names no concept that it erased"):
+        erasing([])
 
 
 def test_an_erased_style_is_asked_for_nowhere_else() -> None:

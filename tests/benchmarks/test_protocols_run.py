@@ -10,11 +10,11 @@ from tiny_prompts import prompt_files
 from toys import classifier
 
 from efface.benchmarks import TABLE, find
-from efface.benchmarks.bench import bench
+from efface.benchmarks.run import bench
 from efface.benchmarks.spec import Benchmark, Task
 from efface.core.denoiser import Denoiser
 from efface.core.errors import UsageError
-from efface.report.leaderboard import write_leaderboard
+from efface.report.html import write_report
 
 
 def three(benchmark: Benchmark) -> Benchmark:
@@ -67,7 +67,7 @@ def test_a_protocol_runs(base: Denoiser, name: str, tmp_path: Path) -> None:
         assert any(measure.partition(":")[0] in r["score"].lower().replace("é", "e") for r in rows), measure
     about = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert set(about["files"]) == set(files)
-    assert write_leaderboard(tmp_path / "out").stat().st_size > 1000
+    assert write_report(tmp_path / "out").stat().st_size > 1000
     assert (tmp_path / "out" / task.name / "report.html").is_file()
 
 

@@ -13,10 +13,12 @@ import children
 import numpy as np
 import pytest
 import torch
-from toys import tiny
 
-from efface.benchmarks.run import draw, judge, look, recipes, value
-from efface.benchmarks.spec import Cell, Sampler
+from efface.benchmarks.draw import BatchTooLarge, draw
+from efface.benchmarks.judge import judge, look, value
+from efface.benchmarks.plan import Plan, recipes
+from efface.benchmarks.run import evaluate
+from efface.benchmarks.spec import Benchmark, Cell, Sampler, Task
 from efface.benchmarks.spec import Judge as Asked
 from efface.benchmarks.store import Store, name_of
 from efface.core.concept import Concept
@@ -133,7 +135,7 @@ def test_a_cell_that_fails_is_an_error_and_leaves_the_rest(
     monkeypatch.setattr(Denoiser, "images", failing)
     draw(store, base, edits, wanted, Log())
     assert len(store.failures()) == 2
-    rows = judge(store, wanted, CELLS, {"concept": (Asked("judge"), Judge())})
+    rows = judge(store, Plan(CELLS, wanted), {"concept": (Asked("judge"), Judge())})
     bad = [r for r in rows if r["value"] is None]
     assert {(r["edit"], r["concept"], r["seed"]) for r in bad} == {("base", "tiger", 4), ("uce", "tiger", 4)}
     assert {r["error"] for r in bad} == {"RuntimeError: out of memory"}
@@ -173,7 +175,7 @@ def test_rows_say_whether_the_asked_is_among_the_best_guesses(
 ) -> None:
     _, wanted = setting(base)
     store = Store(tmp_path / "whole")
-    rows = judge(store, wanted, CELLS, {"concept": (Asked("judge"), Judge())})
+    rows = judge(store, Plan(CELLS, wanted), {"concept": (Asked("judge"), Judge())})
     for row in rows:
         light = store.picture(row["cell"]).mean() > 127
         first, best = ("tiger", ("tiger", "cat")) if light else ("cat", ("cat", "tiger"))
@@ -226,6 +228,86 @@ def test_a_picture_that_is_not_finite_is_no_picture(base: Denoiser, monkeypatch:
         base.images(["a tiger"] * 2, [0, 1], steps=2)
 
 
+def test_one_infinite_picture_is_an_error_and_its_neighbours_keep_their_bits(
+    base: Denoiser, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edits, wanted = setting(base)
+    bad, decode, sample = wanted["uce"][3], Denoiser.decode, Denoiser.sample
+
+    def broken(self: Denoiser, z: torch.Tensor) -> torch.Tensor:
+        found = decode(self, z)
+        mine = torch.tensor([bool((row == 7).all()) for row in z])
+        return torch.where(mine.view(-1, 1, 1, 1), torch.full_like(found, torch.nan), found)
+
+    def sampled(self: Denoiser, cond: Any, **settings: Any) -> torch.Tensor:
+        made = sample(self, cond, **settings)
+        asked = base.embed([bad["prompt"]])
+        hit = [s == bad["seed"] and torch.equal(cond.ids[i], asked.ids[0]) for i, s in enumerate(settings["seeds"])]
+        made[torch.tensor(hit)] = 7.0
+        return made
+
+    monkeypatch.setattr(Denoiser, "sample", sampled)
+    monkeypatch.setattr(Denoiser, "decode", broken)
+    store = Store(tmp_path / "s")
+    draw(store, base, edits, {"uce": wanted["uce"]}, Log())
+    (failure,) = store.failures()
+    assert failure["cell"] == bad
+    assert "NaN or infinite" in failure["error"]
+    drawn = contents(tmp_path / "s")
+    assert len(drawn) == len(CELLS) - 1
+    assert set(drawn.items()) <= set(whole.items())
+
+
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int, error: Exception) -> list[int]:
+    """Let no more than `most` pictures pass a model at once; the sizes that were tried."""
+    images, tried = Denoiser.images, []
+
+    def limited(self: Denoiser, prompts: Sequence[str], seeds: Sequence[int], **settings: Any) -> list[np.ndarray]:
+        tried.append(len(prompts))
+        if len(prompts) > most:
+            raise error
+        return images(self, prompts, seeds, **settings)
+
+    monkeypatch.setattr(Denoiser, "images", limited)
+    return tried
+
+
+def test_a_batch_without_memory_is_halved_for_all_models_and_named_so(
+    base: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edits, _ = setting(base)
+    task = Task("tiger", (Concept("tiger"),), (), tuple(CELLS))
+    declared = Benchmark(
+        "toy", "a toy", "nobody", lambda files: [task], {"concept": Asked("judge")}, Sampler(steps=2, guidance=2.0)
+    )
+    monkeypatch.setattr("efface.benchmarks.run.open_detector", lambda given: Judge())
+    tried = short_of_memory(monkeypatch, 4, torch.OutOfMemoryError("CUDA out of memory"))
+    rows = evaluate(base, edits, task, declared, tmp_path / "run")
+    assert tried == [16, 8, *[4] * 14]  # 27 pictures of each of two models
+    store = Store(tmp_path / "run" / "store")
+    assert store.failures() == []
+    assert {cell["sampler"]["batch"] for _, cell in store.cells()} == {4}
+    assert all(r["value"] is not None and store.has_picture(r["cell"]) for r in rows)
+    for label, model in {"base": base, "uce": edits["uce"](base)}.items():  # the bits are those of a batch of four
+        own = [r["cell"] for r in rows if r["edit"] == label and r["score"] == "top1"]
+        four = model.images([c.prompt for c in CELLS[:4]], [c.seed for c in CELLS[:4]], steps=2, guidance=2.0)
+        assert all(np.array_equal(store.picture(name), p) for name, p in zip(own, four, strict=False))
+
+
+def test_no_memory_for_one_picture_is_a_sentence_and_no_cell_is_an_error(
+    base: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "s")
+    short_of_memory(monkeypatch, 0, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
+    with pytest.raises(BatchTooLarge, match="no memory for 16 pictures at once"):
+        draw(store, base, {}, recipes(base, {}, CELLS, Sampler(steps=2)), Log())
+    with pytest.raises(
+        EffaceError, match="draw: cpu has no memory for one picture .*; free some, or take another device"
+    ):
+        draw(store, base, {}, recipes(base, {}, CELLS, Sampler(steps=2), batch=1), Log())
+    assert store.failures() == []
+
+
 WORKER = """
 import sys, toys, test_run
 from pathlib import Path
@@ -239,7 +321,9 @@ test_run.draw(Store(folder / "s"), base, edits, wanted, Log())
 
 
 @pytest.mark.slow
-def test_killed_processes_and_two_at_once_agree_with_one(whole: dict[str, bytes], tmp_path: Path) -> None:
+def test_killed_processes_and_two_at_once_agree_with_one(
+    base: Denoiser, whole: dict[str, bytes], tmp_path: Path
+) -> None:
     """`kill -9` at random moments, then two processes on what is left: the bytes of the undisturbed run."""
     moments = random.Random(3)
     for _ in range(3):
@@ -256,4 +340,4 @@ def test_killed_processes_and_two_at_once_agree_with_one(whole: dict[str, bytes]
     for one in [children.start(WORKER, tmp_path) for _ in range(2)]:
         children.finish(one, tmp_path)
     assert contents(tmp_path / "s") == whole
-    assert tiny().batch_size == 16  # two batches for each of the two models: there was something to share
+    assert base.batch_size == 16  # two batches for each of the two models: there was something to share

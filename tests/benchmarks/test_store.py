@@ -1,5 +1,6 @@
 """The run store: one file a cell, the same name everywhere, whole or absent, whoever writes it and however it dies."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL.PngImagePlugin import PngImageFile
 
+from efface.benchmarks import claims
 from efface.benchmarks import store as module
 from efface.benchmarks.store import MARK, Store, name_of
 from efface.core.errors import EffaceError, UsageError
@@ -77,6 +80,59 @@ def test_scores_join_and_an_error_gives_way(store: Store) -> None:
     assert store.compact() == 0
 
 
+def test_scores_are_whole_while_another_process_joins_the_files(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(6):
+        store.put_scores("judge-1", [{"picture": f"p{i}", "top": [["cat", 0.5]]}])
+    reader, cat, calls = Store(store.where), type(store.fs).cat_file, []
+
+    def joins_in_between(self: object, path: str, *rest: object, **more: object) -> bytes:
+        calls.append(path)
+        if len(calls) == 3:
+            monkeypatch.setattr(type(store.fs), "cat_file", cat)
+            assert Store(store.where).compact() == 5
+        return cat(self, path, *rest, **more)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(type(store.fs), "cat_file", joins_in_between)
+    assert set(reader.scores("judge-1")) == {f"p{i}" for i in range(6)}
+    assert len(calls) == 3
+
+
+def test_a_file_of_scores_is_read_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(4):
+        store.put_scores("judge-1", [{"picture": f"p{i}", "top": [["cat", 0.5]]}])
+    store.put_features("trunk-1", {"p0": np.ones(3, dtype=np.float32)})
+    reader, cat, read = Store(store.where), type(store.fs).cat_file, []
+    monkeypatch.setattr(type(store.fs), "cat_file", lambda self, p, *a, **k: (read.append(p), cat(self, p, *a, **k))[1])
+    for _ in range(3):
+        assert len(reader.scores("judge-1")) == 4
+        assert np.array_equal(reader.features("trunk-1")["p0"], np.ones(3))
+    assert len(read) == len(set(read)) == 5
+    store.put_scores("judge-1", [{"picture": "p4", "top": []}])  # another process's
+    assert len(reader.scores("judge-1")) == 5
+    assert len(read) == 6
+
+
+def test_a_damaged_file_of_scores_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    path = Path(store.put_scores("judge-1", [{"picture": "p", "top": []}]))
+    path.write_text('["foreign"]\n')
+    with pytest.raises(EffaceError, match=rf"{path.name}: damaged .*; delete it and run the same command again"):
+        Store(tmp_path / "s").scores("judge-1")
+
+
+def test_listing_decodes_no_picture(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put_picture(CELL, PICTURE)
+
+    def refuse(self: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(module.Image.Image, "load", refuse)
+    monkeypatch.setattr(PngImageFile, "load", refuse)
+    assert list(store.cells()) == [(name_of(CELL), CELL)]
+    with pytest.raises(AssertionError, match="decoded"):
+        store.picture(name_of(CELL))
+
+
 def test_claims_exclude_one_another_and_end(store: Store) -> None:
     with store.claim("abc") as mine:
         assert mine
@@ -114,12 +170,41 @@ def test_what_a_killed_process_claimed_is_taken_over(tmp_path: Path) -> None:
 def test_another_hosts_claim_ends_with_its_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path / "s")
     with store.claim("a" * 32):
-        monkeypatch.setattr(module.socket, "gethostname", lambda: "elsewhere")
+        monkeypatch.setattr(claims.socket, "gethostname", lambda: "elsewhere")
         with store.claim("a" * 32) as mine:
             assert not mine
-        monkeypatch.setattr(module, "LEASE", -1.0)
+        monkeypatch.setattr(claims, "LEASE", -1.0)
         with store.claim("a" * 32) as mine:
             assert mine
+
+
+def test_work_longer_than_a_lease_is_not_taken_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "LEASE", 1.0)
+    monkeypatch.setattr(claims, "RENEW", 0.1)
+    with store.claim("a" * 32) as first:
+        assert first
+        monkeypatch.setattr(claims.socket, "gethostname", lambda: "elsewhere")
+        time.sleep(1.5)
+        with Store(store.where).claim("a" * 32) as second:
+            assert not second
+    with Store(store.where).claim("a" * 32) as third:
+        assert third
+
+
+def test_who_lost_a_claim_leaves_the_new_owners_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Store(store.where)
+    with contextlib.ExitStack() as second:
+        with store.claim("a" * 32) as first:
+            assert first
+            monkeypatch.setattr(claims.socket, "gethostname", lambda: "elsewhere")
+            monkeypatch.setattr(claims, "LEASE", -1.0)  # the first one's host was away
+            assert second.enter_context(other.claim("a" * 32))
+            monkeypatch.setattr(claims, "LEASE", 3600.0)
+            store.claims.renew()  # neither renewed nor deleted by the first
+        with Store(store.where).claim("a" * 32) as third:
+            assert not third
+    with Store(store.where).claim("a" * 32) as fourth:
+        assert fourth
 
 
 def test_damage_is_one_sentence_found_by_verify_and_removed(tmp_path: Path) -> None:

@@ -161,8 +161,8 @@ def test_moji_never_depends_on_the_batch() -> None:
 
 def test_a_classifier_without_a_recipe_sees_pictures_between_minus_one_and_one(resnet: Path) -> None:
     one = detector(f"classifier:{resnet}")
-    weights = hashlib.sha256((resnet / "model.safetensors").read_bytes()).hexdigest()
-    assert one.id == f"tiny-{weights[:8]}"
+    assert one.id == Classifier(str(resnet)).id
+    assert one.id.startswith("tiny-")
     pictures = noise(3, 32, 32)
     net = ResNetForImageClassification.from_pretrained(resnet).eval()
     x = np.stack([p.transpose(2, 0, 1) for p in pictures]) / 127.5 - 1
@@ -185,6 +185,23 @@ def test_a_classifiers_own_recipe_resizes_cuts_and_normalises(resnet: Path) -> N
         want = net(torch.tensor(x, dtype=torch.float32)).logits.numpy()
     np.testing.assert_allclose(one.logits(pictures).numpy(), want, atol=2e-4)  # resizing rounds to 1/255
     assert alone_or_together(one, pictures)
+
+
+def test_other_labels_are_another_judge(resnet: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "tiny"
+    shutil.copytree(resnet, other)
+    assert Classifier(str(other)).id == Classifier(str(resnet)).id
+    config = json.loads((other / "config.json").read_text())
+    config["id2label"]["0"], config["id2label"]["1"] = config["id2label"]["1"], config["id2label"]["0"]
+    (other / "config.json").write_text(json.dumps(config))
+    assert Classifier(str(other)).id != Classifier(str(resnet)).id  # the same weights, other answers
+
+
+@pytest.mark.parametrize("name", ["moji-concept", "moji-style", "moji-pair"])
+def test_mojis_judges_refuse_pictures_of_another_size(name: str) -> None:
+    sentence = f"detector moji-{'style' if name == 'moji-style' else 'concept'}: expected pictures of 64 x 64 pixels, got 48 x 96"
+    with pytest.raises(UsageError, match=sentence):
+        detector(name).top([*noise(1), *noise(1, 96, 48)])
 
 
 def test_the_pair_ranks_products_of_both_probabilities() -> None:

@@ -4,8 +4,10 @@ from itertools import product
 from math import isnan
 from statistics import NormalDist, fmean
 
+import numpy as np
 import pytest
 
+from efface.metrics import statistics
 from efface.metrics.statistics import bootstrap, holm, mcnemar, paired, pooled, spread, wilson
 
 Z = 1.959963984540054  # of 95 %
@@ -72,6 +74,24 @@ def test_the_bootstrap_of_a_mean_is_the_normal_interval_for_many_values():
     assert bootstrap([7.0]) == (7.0, 7.0)
     with pytest.raises(ValueError, match="got none"):
         bootstrap([])
+
+
+def test_an_interval_belongs_to_the_data_and_is_drawn_once(monkeypatch: pytest.MonkeyPatch):
+    values = [0.5 * i % 7 for i in range(3000)]
+    first = bootstrap(values, draws=50)
+    monkeypatch.setattr(np.random, "default_rng", None)  # whoever draws again fails
+    assert bootstrap(values[::-1], draws=50) == bootstrap(tuple(values), draws=50) == first
+    with pytest.raises(TypeError):
+        bootstrap([*values, 1.0], draws=50)
+
+
+def test_many_values_are_drawn_in_parts_of_bounded_size(monkeypatch: pytest.MonkeyPatch):
+    values = [float(i % 10) for i in range(400)]
+    whole = bootstrap(values, draws=301)
+    monkeypatch.setattr(statistics, "DRAWN", 7 * 400 + 1)  # seven draws at once
+    statistics._mean_interval.cache_clear()
+    assert bootstrap(values, draws=301) == whole
+    statistics._mean_interval.cache_clear()
 
 
 def test_pictures_of_one_concept_are_drawn_together():

@@ -47,6 +47,7 @@ def test_moji_concept_is_the_detector_without_its_head(moji: Trunk):
     pictures, detector = noise(3), Classifier("moji-concept")
     assert isinstance(moji, Trunk)
     assert moji.id.startswith("moji-concept-")
+    assert moji.id == detector.id  # one network, one name
     features = moji.features(pictures)
     assert features.shape == (3, 384)
     logits = detector.net.classifier(torch.from_numpy(features))
@@ -201,5 +202,5 @@ def test_an_unknown_trunk_names_the_known(tmp_path: Path):
     for name in ("resnet", "clip:", "inception:x"):
         with pytest.raises(UsageError, match="expected one of moji-concept.*inception, got"):
             trunk(name)
-    with pytest.raises(UsageError, match="no folder with config.json and safetensors weights"):
+    with pytest.raises(UsageError, match="no transformers folder .no config.json in it.; give one, or owner/name"):
         ClassifierTrunk(str(tmp_path))

@@ -24,11 +24,11 @@ TABLE = {
     "coco-30k": "efface.benchmarks.coco:THIRTY_THOUSAND",
     "i2p": "efface.benchmarks.i2p:FIXED_GUIDANCE",
     "i2p-official": "efface.benchmarks.i2p:OFFICIAL",
-    "unlearndiffatk-nudity": "efface.benchmarks.attacked:UNLEARNDIFFATK_NUDITY",
-    "unlearndiffatk-vangogh": "efface.benchmarks.attacked:UNLEARNDIFFATK_VANGOGH",
-    "unlearndiffatk-objects": "efface.benchmarks.attacked:UNLEARNDIFFATK_OBJECTS",
-    "ring-a-bell": "efface.benchmarks.attacked:RING_A_BELL",
-    "ring-a-bell-violence": "efface.benchmarks.attacked:RING_A_BELL_VIOLENCE",
+    "unlearndiffatk-nudity": "efface.benchmarks.adversarial_prompts:UNLEARNDIFFATK_NUDITY",
+    "unlearndiffatk-vangogh": "efface.benchmarks.adversarial_prompts:UNLEARNDIFFATK_VANGOGH",
+    "unlearndiffatk-objects": "efface.benchmarks.adversarial_prompts:UNLEARNDIFFATK_OBJECTS",
+    "ring-a-bell": "efface.benchmarks.adversarial_prompts:RING_A_BELL",
+    "ring-a-bell-violence": "efface.benchmarks.adversarial_prompts:RING_A_BELL_VIOLENCE",
     "unlearncanvas": "efface.benchmarks.unlearncanvas:UNLEARNCANVAS",
 }
 ELSEWHERE = {  # protocols of data/published.csv that cannot be run here, and why

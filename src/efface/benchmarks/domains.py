@@ -1,7 +1,8 @@
 """How MACE and CPE ask for people, painters and characters; checked against the released prompt files, row by row."""
 
 from efface.benchmarks.prompts import NONE, names, templated
-from efface.benchmarks.spec import Cell, Role, Sampler
+from efface.benchmarks.row import Role
+from efface.benchmarks.spec import Cell, Sampler
 from efface.core.concept import Concept
 
 PORTRAITS = (

@@ -2,16 +2,19 @@
 
 Four axes: effectiveness (by its plain name), robustness (by its synonyms, and described without its name), utility (neighbours, distant
 concepts, and what else an erasing prompt asked for), many concepts (5, 25 or 100 at once; one after the other). Each concept is asked for
-by the same prompts and seeds whatever was erased, so that the unedited model draws them once.
+by the same prompts and seeds whatever was erased, so that the unedited model draws them once. Half of the neighbours are what methods are
+told to keep (group "told"), the others nobody names to them ("untold"): a method that keeps only what it is told shows there.
 """
 
 import json
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from efface.benchmarks.spec import Benchmark, Cell, Judge, Role, Sampler, Task
+from efface.benchmarks.row import Role
+from efface.benchmarks.spec import Benchmark, Cell, Judge, Sampler, Task
 from efface.core.concept import Concept, Kind, article
 from efface.core.errors import UsageError, nearest
 from efface.models import HERE
@@ -92,6 +95,17 @@ def neighbours(erased: Sequence[str], n: int) -> list[str]:
     return _spread(list(dict.fromkeys(near)), n, "near" + erased[0])
 
 
+def told_and_untold(erased: Sequence[str], besides: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """Neighbours in two halves: those that methods are told to keep, and those that nobody names to them.
+
+    `besides` are in neither, such as what the erased is to become.
+    """
+    near = [n for n in neighbours(erased, len(concepts())) if n not in besides]
+    mixed = random.Random("told" + erased[0]).sample(near, len(near))
+    half = -(-len(mixed) // 2)
+    return mixed[:half], mixed[half:]
+
+
 def distant(erased: Sequence[str], n: int) -> list[str]:
     """Objects of other groups, the same ones for the same erased concepts."""
     groups = {concepts()[e]["group"] for e in erased if e in concepts()}
@@ -116,7 +130,7 @@ def benchmark(names: Sequence[str] = (), size: str = "quick") -> Benchmark:
         judges={"concept": Judge("moji-concept"), "style": Judge("moji-style"), "pair": Judge("moji-pair")},
         sampler=Sampler(),
         model="moji",
-        measures=("perceptual", "kernel:moji-concept", "frechet:moji-concept"),
+        measures=("perceptual", "quality", "kernel:moji-concept", "frechet:moji-concept"),
     )
 
 
@@ -145,11 +159,12 @@ def tasks(name: str, *, pictures: int, said: int, others: int, near: int, far: i
     else:
         cells += _otherwise(erased, said)
         cells += [Cell("companion", _style(c.prompt), c.prompt, c.seed, "style") for c in cells if c.role == "erase"]
-    cells += _asked("neighbour", neighbours(erased, near), others, erased)
-    cells += _asked("distant", distant(erased, far), others, erased)
     to = next(s for s in styles() if s not in erased) if style else ""  # asked for no style, Moji draws any of its six
+    told, untold = told_and_untold(erased, [to])
+    cells += _near(told, untold, near, others, erased)
+    cells += _asked("distant", distant(erased, far), others, erased)
     concepts_ = tuple(Concept(e, to, kind=kind(e)) for e in erased)
-    return [Task(name, concepts_, tuple(n for n in neighbours(erased, 8) if n != to), tuple(cells))]
+    return [Task(name, concepts_, tuple(told[:8]), tuple(cells))]
 
 
 def _combination(name: str, pictures: int, others: int, far: int) -> Task:
@@ -166,7 +181,10 @@ def _combination(name: str, pictures: int, others: int, far: int) -> Task:
         ("erase", [(thing, style)], pictures), ("neighbour", same_thing + same_style, others), ("distant", rest, others),
     ]  # fmt: skip
     cells = [
-        Cell(role, f"{c} in {s} style", prompt(c, s), _seed(c) + styles().index(s) + len(styles()) * i, "pair")
+        Cell(
+            role, f"{c} in {s} style", prompt(c, s), _seed(c) + styles().index(s) + len(styles()) * i, "pair",
+            group="told" if role == "neighbour" and (c, s) != same_thing[0] else "",  # that one it is to become
+        )
         for role, pairs, count in asked for c, s in pairs for i in range(count)
     ]  # fmt: skip
     preserve = [f"{c} in {s} style" for c, s in same_thing + same_style]
@@ -185,9 +203,8 @@ def _many(name: str, pictures: int, others: int, far: int) -> Task:
     erased, kept = shuffled[: int(count)], shuffled[MANY[-1] :]
     told, rest = kept[: len(kept) // 3], kept[len(kept) // 3 :]
     cells = _asked("erase", erased, max(1, 3 * pictures // len(erased)), ())
-    cells += _asked("neighbour", told[: 2 * far], max(1, others - 1), ()) + _asked(
-        "distant", rest[: 2 * far], max(1, others - 1), ()
-    )
+    cells += _asked("neighbour", told[: 2 * far], max(1, others - 1), (), "told")
+    cells += _asked("distant", rest[: 2 * far], max(1, others - 1), ())
     return Task(name, tuple(Concept(e, kind=kind(e)) for e in erased), tuple(told), tuple(cells))
 
 
@@ -199,18 +216,24 @@ def _step(n: int, pictures: int, others: int, far: int) -> Task:
         for i, name in enumerate(gone, 1)
         for c in _asked("erase", [name], pictures, ())
     ]
-    cells += _asked("neighbour", neighbours(SEQUENCE, 4), others, ()) + _asked(
-        "distant", distant(SEQUENCE, far), others, ()
-    )
+    told, untold = told_and_untold(SEQUENCE)
+    cells += _near(told, untold, 4, others, ()) + _asked("distant", distant(SEQUENCE, far), others, ())
     steps = [(Concept(name, kind=kind(name)),) for name in gone]
-    return Task(f"sequence-{n}", steps[-1], tuple(neighbours(SEQUENCE, 8)), tuple(cells), tuple(steps[:-1]))
+    return Task(f"sequence-{n}", steps[-1], tuple(told[:8]), tuple(cells), tuple(steps[:-1]))
 
 
-def _asked(role: Role, names: Sequence[str], count: int, erased: Sequence[str]) -> list[Cell]:
+def _near(told: Sequence[str], untold: Sequence[str], near: int, count: int, erased: Sequence[str]) -> list[Cell]:
+    """`near` neighbours, half of them told: of each half more where the other has too few."""
+    few = min(near // 2, len(untold))
+    cells = _asked("neighbour", told[: near - few], count, erased, "told")
+    return cells + _asked("neighbour", untold[:few], count, erased, "untold")
+
+
+def _asked(role: Role, names: Sequence[str], count: int, erased: Sequence[str], group: str = "") -> list[Cell]:
     """Plain prompts; styles take turns, erased ones are passed over. `count` of each name, or of all erased ones together."""
     if role == "erase":
         count = max(-(-count // len(names)), 1)
-    return [_plain(role, name, i, erased) for name in names for i in range(count)]
+    return [replace(_plain(role, name, i, erased), group=group) for name in names for i in range(count)]
 
 
 def _plain(role: Role, name: str, i: int, erased: Sequence[str]) -> Cell:
@@ -264,7 +287,18 @@ def _spread(names: list[str], n: int, key: str) -> list[str]:
 
 
 def erasing(names: Iterable[str], size: str = "quick") -> Task:
-    """The task of an edit that is there already: what it erased, and what to ask."""
+    """The task of an edit that is there already: what it erased, and what to ask.
+
+    "told" and "untold" neighbours are those of the benchmark; what the edit itself was told stands in its header.
+
+    Raises:
+        UsageError: no name, or one that Moji does not know.
+    """
+    names = list(names)
+    if not names:
+        raise UsageError(
+            "edit: its header names no concept that it erased, so there is nothing to ask; give an edit that a method of efface made"
+        )
     erased = list(dict.fromkeys(m for n in names for m in members(n)))
     groups = {c["group"] for c in concepts().values()}
     name = next((g for g in groups if members(g) == erased), None) if len(erased) > 1 else erased[0]
@@ -273,7 +307,7 @@ def erasing(names: Iterable[str], size: str = "quick") -> Task:
     counts = SIZES[size]
     cells = _asked("erase", erased, max(counts["pictures"], len(erased)), erased)
     cells += _otherwise([e for e in erased if e in concepts()], counts["said"])
-    cells += _asked("neighbour", neighbours(erased, counts["near"]), counts["others"], erased)
+    cells += _near(*told_and_untold(erased), counts["near"], counts["others"], erased)
     cells += _asked("distant", distant(erased, counts["far"]), counts["others"], erased)
     return Task("+".join(erased[:3]), tuple(Concept(e, kind=kind(e)) for e in erased), (), tuple(cells))
 

@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from efface.benchmarks.spec import Cell, PromptFile, Role
+from efface.benchmarks.row import Role
+from efface.benchmarks.spec import Cell, PromptFile
 from efface.core.errors import UsageError, nearest
 
 DATA = Path(__file__).parent / "data"

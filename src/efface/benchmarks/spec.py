@@ -6,14 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
 
+from efface.benchmarks.row import ROLES, Role
 from efface.core.concept import Concept
 from efface.core.errors import UsageError
-
-Role = Literal["erase", "synonym", "implicit", "neighbour", "distant", "companion"]
-GONE: tuple[Role, ...] = ("erase", "synonym", "implicit")  # asked for what was erased; the others shall stay
-ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class Cell:
     seed: int
     judge: str = "concept"  # which of the benchmark's judges; "" for a picture that is measured and not judged
     guidance: float | None = None  # where the protocol gives each row its own
-    group: str = ""  # what the row belongs to besides: an artist, a category
+    group: str = ""  # what the row belongs to besides: an artist, a category; of a neighbour, whether methods are "told" to keep it
 
     def __post_init__(self) -> None:
         """Refuse what would be a crash or a wrong number an hour later."""
@@ -156,11 +152,6 @@ class Benchmark:
             )
         for task in islice(self.tasks(given), tasks):
             yield task if prompts is None else task.thinned(prompts)
-
-
-def about(cell: Cell) -> dict[str, Any]:
-    """What a row of scores says of its cell."""
-    return {**{k: v for k, v in asdict(cell).items() if k != "guidance"}, "attack": ""}
 
 
 def protocol_hash(benchmark: Benchmark, task: Task) -> str:

@@ -17,13 +17,12 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import re
-import socket
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,15 +31,16 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from efface.benchmarks.claims import Claims
 from efface.core.errors import EffaceError, UsageError
 from efface.core.files import replace_file
 
 FORMAT = 1
 MARK = "efface-store.json"
 KEY = "efface"  # the text entry of a PNG that holds its recipe
-LEASE = 3600.0  # seconds after which a claim by another host counts as abandoned
 
 Recipe = Mapping[str, Any]
 Job = TypeVar("Job")
@@ -64,6 +64,8 @@ class Store:
         self.where = str(where)
         self.fs, root = fsspec.core.url_to_fs(self.where)
         self.root, self.local = root.rstrip("/"), "file" in self.fs.protocol
+        self.claims = Claims(self.fs, self._path("claims"), self.local)
+        self._read: dict[str, tuple[set[str], dict[str, Any]]] = {}  # by folder: files read so far, and what they hold
         try:
             mark = json.loads(self.fs.cat_file(self._path(MARK)))
         except FileNotFoundError:
@@ -144,15 +146,9 @@ class Store:
 
     # -- scores ----------------------------------------------------------------------------------------------------
 
-    def scores(self, detector: str) -> dict[str, dict[str, Any]]:
-        """What a detector saw, by the picture's name; an error gives way to a later success."""
-        found: dict[str, dict[str, Any]] = {}
-        for path in self._files(f"scores/{detector}"):
-            for line in self.fs.cat_file(path).decode().splitlines():
-                record = json.loads(line)
-                if "error" not in record or record["picture"] not in found:
-                    found[record["picture"]] = record
-        return found
+    def scores(self, detector: str) -> Mapping[str, dict[str, Any]]:
+        """What a detector saw, by the picture's name; an error gives way to a success. Each file is read once in a process."""
+        return self._known(f"scores/{detector}", _lines)
 
     def put_scores(self, detector: str, records: Iterable[Mapping[str, Any]]) -> str:
         """Keep what a detector saw, a line a picture, each with `picture` (its name) and either values or `error`; the file."""
@@ -161,17 +157,39 @@ class Store:
         self._write(inside, text)
         return self._path(inside)
 
-    def features(self, trunk: str) -> dict[str, Float[np.ndarray, "d"]]:
-        """What a network made of pictures, by the picture's name."""
-        found: dict[str, np.ndarray] = {}
-        for path in self._files(f"features/{trunk}"):
-            found |= load(self.fs.cat_file(path))
-        return found
+    def features(self, trunk: str) -> Mapping[str, Float[np.ndarray, "d"]]:
+        """What a network made of pictures, by the picture's name. Each file is read once in a process."""
+        return self._known(f"features/{trunk}", load)
 
     def put_features(self, trunk: str, vectors: Mapping[str, Float[np.ndarray, "d"]]) -> None:
         """Keep what a network made of pictures."""
         data = save({name: np.ascontiguousarray(v) for name, v in sorted(vectors.items())})
         self._write(f"features/{trunk}/{_hash(data)[:16]}.safetensors", data)
+
+    def _known(self, inside: str, read: Callable[[bytes], Mapping[str, Any]]) -> dict[str, Any]:
+        """All records of a folder.
+
+        `compact` of another process writes the joined file before it removes the parts, so the records of a file that vanishes
+        while this reads are in a file of the next listing.
+        """
+        seen, found = self._read.setdefault(inside, (set(), {}))
+        gone: set[str] = set()
+        while new := [path for path in self._files(inside) if path not in seen | gone]:
+            for path in new:
+                try:
+                    records = read(self.fs.cat_file(path))
+                except FileNotFoundError:
+                    gone.add(path)
+                    break  # and list again
+                except (ValueError, KeyError, TypeError, SafetensorError) as error:
+                    raise EffaceError(
+                        f"{path}: damaged ({error!r}); delete it and run the same command again"
+                    ) from error
+                for key, record in records.items():
+                    if key not in found or not (isinstance(record, dict) and "error" in record):
+                        found[key] = record
+                seen.add(path)
+        return found
 
     # -- edits -----------------------------------------------------------------------------------------------------
 
@@ -197,17 +215,9 @@ class Store:
 
     # -- claims ----------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def claim(self, name: str) -> Iterator[bool]:
-        """Whether this process may work on `name` while the block runs; what a dead process claimed is taken over."""
-        path = self._path(f"claims/{name}.json")
-        mine = self._take(path)
-        try:
-            yield mine
-        finally:
-            if mine:
-                with contextlib.suppress(FileNotFoundError):
-                    self.fs.rm_file(path)
+    def claim(self, name: str) -> AbstractContextManager[bool]:
+        """Whether this process may work on `name` while the block runs: see `claims`."""
+        return self.claims.hold(name)
 
     def share(
         self,
@@ -235,51 +245,14 @@ class Store:
                 time.sleep(0.5)
             left = busy
 
-    def _take(self, path: str) -> bool:
-        record = json.dumps(
-            {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid()), "at": time.time()}
-        )
-        for _ in range(2):
-            try:
-                self._create(path, record.encode())
-                return True
-            except FileExistsError:
-                if not self._abandoned(path):
-                    return False
-                with contextlib.suppress(FileNotFoundError):
-                    self.fs.rm_file(path)
-        return False
-
-    def _create(self, path: str, data: bytes) -> None:
-        """Make a file with its contents, or raise FileExistsError: never an empty or a half one."""
-        if not self.local:
-            self.fs.pipe_file(path, data, mode="create")
-            return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=Path(path).parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as f:
-                f.write(data)
-            os.link(part, path)
-        finally:
-            os.unlink(part)
-
-    def _abandoned(self, path: str) -> bool:
-        try:
-            owner = json.loads(self.fs.cat_file(path))
-        except FileNotFoundError:
-            return True
-        if owner["host"] == socket.gethostname():
-            return _born(owner["pid"]) != owner["born"]
-        return time.time() - owner["at"] > LEASE
-
     # -- the whole store -------------------------------------------------------------------------------------------
 
     def cells(self) -> Iterator[tuple[str, Recipe]]:
-        """Every picture's name and recipe."""
+        """Every picture's name and recipe; no picture is decoded."""
         for path in self._files("pictures"):
             try:
-                yield Path(path).stem, _read_png(self.fs.cat_file(path))[1]["cell"]
+                with self.fs.open(path, "rb", block_size=2**16) as file:
+                    yield Path(path).stem, _recipe(file)
             except (ValueError, KeyError, OSError, SyntaxError):
                 continue  # `verify` tells of it
 
@@ -324,8 +297,7 @@ class Store:
         for detector in self._detectors():
             self._join(detector)
         for path in list(self._files("claims")):
-            if self._abandoned(path):
-                self.fs.rm_file(path)
+            self.claims.drop(path)
         return before - sum(1 for kind in ("scores", "claims") for _ in self._files(kind))
 
     def _detectors(self) -> set[str]:
@@ -338,7 +310,9 @@ class Store:
         path = self.put_scores(detector, kept) if kept else ""
         for other in old:
             if other != path:
-                self.fs.rm_file(other)
+                with contextlib.suppress(FileNotFoundError):  # another process joins as well
+                    self.fs.rm_file(other)
+        self._read.pop(f"scores/{detector}", None)
         return len(known) - len(kept)
 
     def remove(self, edit: str) -> int:
@@ -357,6 +331,7 @@ class Store:
         ends |= dict.fromkeys(("edits", "features"), ".safetensors")
         pattern = re.compile(rf"[0-9a-f]{{16,32}}{re.escape(ends[inside.partition('/')[0]])}")
         root = self._path(inside)
+        self.fs.invalidate_cache(root)  # object stores remember listings, and other processes write
         paths = self.fs.find(root) if self.fs.exists(root) else []
         yield from (p for p in sorted(paths) if pattern.fullmatch(p.rpartition("/")[2]))
 
@@ -372,25 +347,24 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _lines(data: bytes) -> dict[str, dict[str, Any]]:
+    """Records by picture from the lines of a file of scores; an error gives way to a success."""
+    found: dict[str, dict[str, Any]] = {}
+    for line in data.decode().splitlines():
+        record = json.loads(line)
+        if record["picture"] not in found or "error" not in record:
+            found[record["picture"]] = record
+    return found
+
+
+def _recipe(file: Any) -> Recipe:
+    """The recipe inside a picture of a store. Pillow reads what stands before the pixels, and them only when asked."""
+    with Image.open(file) as image:
+        return json.loads(image.info[KEY])["cell"]  # pyright: ignore[reportArgumentType]
+
+
 def _read_png(data: bytes) -> tuple[UInt8[np.ndarray, "H W 3"], dict[str, Any]]:
     """Pixels and record of a picture of a store."""
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         return np.asarray(image.convert("RGB")), json.loads(image.info[KEY])  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _born(pid: int) -> str | None:
-    """When a process of this machine started, as the kernel counts; None when it is dead. A pid alone may be another's by now."""
-    try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if state in "ZX" else rest[18]  # a zombie works on nothing
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return None
-    try:  # no /proc: macOS, Windows
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except OSError:
-        pass
-    return "alive"

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from itertools import product
 
 from efface.benchmarks.prompts import GIVE, names
-from efface.benchmarks.spec import Benchmark, Cell, Judge, Role, Sampler, Task
+from efface.benchmarks.row import Role
+from efface.benchmarks.spec import Benchmark, Cell, Judge, Sampler, Task
 from efface.core.concept import Concept, Kind
 
 STYLES, OBJECTS = (

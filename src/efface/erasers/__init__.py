@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from efface.core.declared import declared
 from efface.core.errors import UsageError, nearest
+from efface.core.params import parse
 
 if TYPE_CHECKING:  # imports torch, which a list of methods does without
     from efface.erasers.base import Eraser
@@ -59,30 +60,34 @@ def declarations(name: str) -> "type[Eraser]":
 
 
 def settings(name: str) -> tuple[str, dict[str, Any]]:
-    """A method or method-preset as the method's name and its settings.
+    """A method or method-preset as the method's name and its settings; hyper-parameters may follow: "uce:ridge=0.5:tokens=last".
 
     Raises:
-        UsageError: no such method or preset.
+        UsageError: no such method, preset or hyper-parameter, one given twice, or text of another type.
     """
-    if name in TABLE:
-        return name, {}
-    method, _, preset = name.partition("-")
-    if method not in TABLE or preset not in declarations(method).presets:
+    name, *given = name.split(":")
+    method, _, preset = (name, "", "") if name in TABLE else name.partition("-")
+    if method not in TABLE or (name != method and preset not in declarations(method).presets):
         raise UsageError(f"method: unknown {name!r}; {nearest(name, names())}")
-    return method, dict(declarations(method).presets[preset])
+    cls, changes = declarations(method), {}
+    for one in given:
+        key, equals, text = one.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals:
+            raise UsageError(f"method: expected {name}:NAME=VALUE, got {one!r}; give {name}:ridge=0.5, say")
+        if key in changes:
+            raise UsageError(f"method: expected each hyper-parameter once, got {key!r} twice for {name}; give it once")
+        changes[key] = parse(cls, key, text.strip())
+    return method, {**(cls.presets[preset] if preset else {}), **changes}
 
 
 def split(name: str) -> "tuple[type[Eraser], dict[str, Any]]":
-    """A method or method-preset as its class and settings.
-
-    Raises:
-        UsageError: no such method or preset.
-    """
+    """As `settings`, with the method's class."""
     method, given = settings(name)
     return find(method), given
 
 
 def make(name: str, **changes: Any) -> "Eraser":
-    """An eraser by name, such as `make("esd-x", steps=100)`."""
-    cls, preset = split(name)
-    return cls(**{**preset, **changes})
+    """An eraser by name, such as `make("esd-x", steps=100)` or `make("uce:ridge=0.5")`."""
+    cls, given = split(name)
+    return cls(**{**given, **changes})

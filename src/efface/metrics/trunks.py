@@ -12,11 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from efface.core.errors import EffaceError, UsageError
+from efface.metrics.detectors.base import folder_of, version
+from efface.metrics.detectors.classifier import SHIPPED, SIZE, Classifier
 from efface.models import HERE
 
 T = TypeVar("T")
 BATCH = 16
-SHIPPED = {f"moji-{task}": HERE / "moji" / "detectors" / task for task in ("concept", "style")}
+REFERENCE = SHIPPED["moji-concept"] / "reference.safetensors"  # features of the unedited Moji's pictures, for `quality`
 SCORERS = {"moji": HERE / "moji" / "scorer"}
 
 # FID and KID are values of this network with these weights: TensorFlow's Inception of 2015-12-05, as torch-fidelity publishes it.
@@ -90,14 +92,12 @@ def load(kind: type[Any], source: str | Path) -> Any:
         ) from error
 
 
-def preparation(source: str | Path, size: int = 0) -> Callable[[list[np.ndarray]], Float[Tensor, "b 3 h w"]]:
-    """How a model wants its pictures: by its own image processor; in -1..1, at `size` where one is given, for a folder without one."""
+def preparation(source: str | Path, size: int) -> Callable[[list[np.ndarray]], Float[Tensor, "b 3 h w"]]:
+    """How a model wants its pictures: by its own image processor; in -1..1 at `size` pixels for a folder without one."""
     folder = Path(source)
     if folder.is_dir() and not (folder / "preprocessor_config.json").is_file():  # Moji's
         return lambda pictures: (
-            torch.from_numpy(np.stack([resized(p, size or len(p)) for p in pictures])).permute(0, 3, 1, 2).float()
-            / 127.5
-            - 1
+            torch.from_numpy(np.stack([resized(p, size) for p in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
         )
     from transformers import AutoImageProcessor
 
@@ -113,14 +113,6 @@ def resized(picture: np.ndarray, size: int) -> np.ndarray:
     return picture if same else np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def weights_hash(net: nn.Module) -> str:
-    """Eight digits over a network's tensors, by name: equal for a folder and the Hub model it was saved from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(net.state_dict().items()):
-        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:8]
-
-
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, read in pieces."""
     with path.open("rb") as f:
@@ -128,16 +120,15 @@ def file_hash(path: Path) -> str:
 
 
 class ClassifierTrunk:
-    """A transformers image classifier without its head: the pooled last hidden state, or a ViT's first token."""
+    """A transformers image classifier without its head: the pooled last hidden state, or a ViT's first token.
+
+    Its `id` is the classifier's: one network, one name. Moji's see 64 pixels: pictures of another size are resized (bicubic).
+    """
 
     def __init__(self, name: str) -> None:
-        from transformers import AutoModelForImageClassification
-
-        source = SHIPPED.get(name, name)
-        net = load(AutoModelForImageClassification, source)
-        self.id = f"{name if name in SHIPPED else Path(name).name}-{weights_hash(net)}"
-        self.net = net.base_model
-        self.prepare = preparation(source)
+        self.classifier = Classifier(name)
+        self.id, self.net = self.classifier.id, self.classifier.net.base_model
+        self.size = SIZE if name in SHIPPED else 0  # 0: any
 
     @torch.no_grad()
     def features(self, pictures: list[np.ndarray]) -> Float[np.ndarray, "n d"]:
@@ -149,6 +140,10 @@ class ClassifierTrunk:
             return (out.last_hidden_state[:, 0] if pooled is None else pooled).flatten(1)
 
         return in_batches(pictures, pool).numpy()
+
+    def prepare(self, pictures: list[np.ndarray]) -> Float[Tensor, "b 3 h w"]:
+        """Pictures as the network reads them."""
+        return self.classifier.prepare([resized(p, self.size) if self.size else p for p in pictures])
 
     @torch.no_grad()
     def maps(self, pictures: list[np.ndarray]) -> list[Float[Tensor, "n c h w"]]:
@@ -164,7 +159,7 @@ class ClipTrunk:
 
         source = SCORERS.get(name, name)
         self.net = load(CLIPModel, source)
-        self.id = f"clip-{Path(name).name}-{weights_hash(self.net)}"
+        self.id = f"clip-{Path(name).name}-{version(folder_of(str(source)))}"
         self.prepare = preparation(source, self.net.config.vision_config.image_size)
 
     @torch.no_grad()

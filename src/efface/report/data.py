@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from efface.benchmarks.row import FIELDS
 from efface.metrics.calibration import Calibration, calibration
 from efface.metrics.rates import Rate
 from efface.metrics.statistics import mcnemar
@@ -16,11 +17,6 @@ from efface.report.matrix import changes, concept_columns
 from efface.report.names import column_title
 from efface.report.scores import BASE, Row
 from efface.report.summary import details, p_values, sentences
-
-FIELDS = (
-    "task", "protocol", "edit", "fit", "role", "concept", "group", "prompt", "seed", "attack", "judge", "detector", "score", "value",
-    "seen", "error", "image", "cell", "n", "calls",
-)  # fmt: skip
 
 
 def rate_json(rate: Rate) -> dict[str, Any]:

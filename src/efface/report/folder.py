@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from efface.benchmarks.spec import ROLES
+from efface.benchmarks.row import ROLES
 from efface.core.errors import UsageError
 from efface.report.scores import BASE, Row, Scores, is_rate
 

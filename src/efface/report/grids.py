@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TypeVar
 
-from efface.benchmarks.spec import GONE
+from efface.benchmarks.row import GONE
 from efface.core.errors import UsageError
 from efface.report.folder import AGAIN, Run
 from efface.report.names import role_name

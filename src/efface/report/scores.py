@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from math import fsum, nan, sqrt
 from typing import Any, NamedTuple
 
-from efface.benchmarks.spec import GONE, ROLES
+from efface.benchmarks.row import BASE as BASE
+from efface.benchmarks.row import GONE, ROLES
 from efface.metrics.rates import Rate, erased, found
 from efface.metrics.statistics import bootstrap
 
-BASE = "base"  # the label of the unedited model
 FEWEST = 50  # pictures of a set whose distance is shown: of fewer, a Fréchet distance mostly measures how few they are
 
-Row = dict[str, Any]  # one score of one picture, or of a set of pictures (seed -1)
+Row = dict[str, Any]  # a row of efface.benchmarks.row as it was read, with what a reader adds to it
 
 
 class Column(NamedTuple):

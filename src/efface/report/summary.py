@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from efface.benchmarks.spec import GONE, ROLES
+from efface.benchmarks.row import GONE, ROLES
 from efface.metrics.statistics import holm, mcnemar
 from efface.report.attacks import strongest
 from efface.report.folder import Run

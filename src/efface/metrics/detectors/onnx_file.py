@@ -38,8 +38,8 @@ class OnnxFile:
         except Exception as error:  # onnxruntime has a class for each cause and no common one
             raise UsageError(f"detector: {file!r} cannot be opened as ONNX: {error}; export it anew") from error
         extra = self.session.get_modelmeta().custom_metadata_map
-        beside = path.with_suffix(".txt")
-        text = beside.read_text(encoding="utf-8") if beside.is_file() else extra.get("labels", "")
+        labels_file = path.with_suffix(".txt")
+        text = labels_file.read_text(encoding="utf-8") if labels_file.is_file() else extra.get("labels", "")
         self.labels = [line.strip() for line in text.strip().splitlines()]
         (given, *others), out = self.session.get_inputs(), self.session.get_outputs()[0]
         shape = given.shape
@@ -53,7 +53,8 @@ class OnnxFile:
         self.batch = shape[0] if isinstance(shape[0], int) else BATCH
         if out.shape[-1] != len(self.labels):
             raise UsageError(
-                f"detector: {file!r} gives {out.shape[-1]} scores for {len(self.labels)} labels; write them to {beside.name}, one a line"
+                f"detector: {file!r} gives {out.shape[-1]} scores for {len(self.labels)} labels; "
+                f"write them to {labels_file.name}, one a line"
             )
         self.mean, self.std = (_three(extra.get(key), default) for key, default in (("mean", 0.0), ("std", 1.0)))
         self.id = f"onnx-{path.stem}-{digest([weights, text.encode()])}"

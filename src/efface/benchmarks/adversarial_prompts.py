@@ -6,7 +6,8 @@ from pathlib import Path
 from efface.benchmarks.domains import PLAIN
 from efface.benchmarks.i2p import NUDITY
 from efface.benchmarks.prompts import GIVE, GUIDANCE, PROMPT, SEED, read_prompts
-from efface.benchmarks.spec import Benchmark, Cell, Judge, PromptFile, Role, Sampler, Task
+from efface.benchmarks.row import Role
+from efface.benchmarks.spec import Benchmark, Cell, Judge, PromptFile, Sampler, Task
 from efface.core.concept import Concept
 from efface.metrics.nudity import EIGHT, NINE
 
