@@ -1,4 +1,4 @@
-"""A model card for the Hub: YAML front matter, what was measured, how to apply the edit, what it does not promise."""
+"""A model card for the Hub: YAML front matter, results, how to apply the edit, limitations."""
 
 import json
 import re
@@ -130,5 +130,5 @@ def _rate(run: Run, edit: str, column: Column) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown and HTML leave alone."""
+    """Text escaped for Markdown and HTML."""
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""What papers report under a protocol, to be read beside what we measured."""
+"""Published results under a protocol, compared with ours."""
 
 import csv
 from collections.abc import Sequence

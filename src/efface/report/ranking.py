@@ -1,4 +1,4 @@
-"""The table on top of a leaderboard: a row a method, at most nine columns, ranked by one rule."""
+"""The ranked table of a leaderboard: one row for each method, at most nine columns, one ranking rule."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -119,7 +119,7 @@ class Ranking:
         return combined(lambda v: harmonic(fmean(v[:gone]), fmean(v[gone:])), known)
 
     def lacking(self, method: str) -> int:
-        """How many tasks the method was not measured on."""
+        """The number of tasks that the method was not measured on."""
         judged = [scores for scores in self._tasks.values() if scores.main()]
         return sum(not any(scores.rows(method, column) for column in scores.main()) for scores in judged)
 
@@ -139,7 +139,7 @@ class Ranking:
 
     @cached_property
     def scores(self) -> dict[str, Estimate]:
-        """Of the methods that have one, best first."""
+        """Scores of the methods that have one, best first."""
         found = {m: score for m in self.methods if m not in self.bases and (score := self.score(m))}
         return dict(sorted(found.items(), key=lambda pair: -pair[1].value))
 
@@ -150,7 +150,7 @@ class Ranking:
 
     @property
     def order(self) -> list[str]:
-        """Methods as shown: by score, then those without one, then the unedited model."""
+        """Methods in display order: by score, then those without one, then the unedited model."""
         edits = [m for m in self.methods if m not in self.bases and m not in self.scores]
         return [*self.scores, *edits, *(m for m in self.methods if m in self.bases)]
 

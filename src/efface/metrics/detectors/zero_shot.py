@@ -36,7 +36,7 @@ class ZeroShot:
 
         if len(labels) < 2 or len(set(labels)) < len(labels):
             raise UsageError(
-                f"detector: CLIP tells two or more different labels apart, got {list(labels)}; give the concept and what else it could be"
+                f"detector: expected two or more different labels for CLIP, got {list(labels)}; give the concept and alternatives"
             )
         folder = folder_of(name)
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
