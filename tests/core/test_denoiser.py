@@ -446,8 +446,8 @@ def test_load_passes_a_denoiser_and_wraps_a_pipeline(base: Denoiser) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("/no/such/folder", "model: '/no/such/folder' is no folder and no Hub id"),
-        ("x.safetensors", "model: 'x.safetensors' is no folder and no Hub id"),
+        ("/no/such/folder", "model: '/no/such/folder' is neither a folder nor a Hub id"),
+        ("x.safetensors", "model: 'x.safetensors' is neither a folder nor a Hub id"),
     ],
 )
 def test_a_wrong_path_is_one_sentence(name: str, sentence: str) -> None:
