@@ -1,18 +1,18 @@
-"""Concept Ablation: teach the concept's prompts what the model predicts for an anchor.
+"""Concept Ablation: train the concept's prompts to predict what the model predicts for an anchor concept.
 
 Paper:   Kumari et al., ICCV 2023, arXiv:2303.13516.
-Idea:    Make the pictures of the concept c* those of an anchor c. The KL divergence of the two chains is a regression:
+Idea:    Match the distribution of pictures of the concept c* to that of an anchor c. The KL divergence of the two is a regression:
              L = | e_θ(x_t, c*, t) - e(x_t, c, t) |²,  x_t = √ᾱ x + √(1-ᾱ) ε,  x a picture of the anchor
-         "model" as written; "noise" has ε in the place of e; "reverse", the KL the other way, has pictures x of the concept.
-Names:   anchor c = the target, or "" (where a style is said of a thing, the thing); prior = λ; drawn = train_size, anchor images.
-Differs: The anchor's prediction is the frozen model's; the released one is that of the model in training, which drifts
-         (`teacher="live"`). The prior keeps this prediction for the anchor, "" and the preserved concepts; the released prior has ε in
-         its place, and the anchor alone. The released loss sums over the C latent channels, its prior means: its weight 1 is 1/C here,
-         in the presets 0.25. Released pictures are 1000 of some 200 anchor prompts, by DPM-Solver, flipped and resized with size words;
-         ours `drawn` by DDIM of a few phrases. No decay, no clipping; lr is the released one times its batch and GPUs, twice with a
-         prior. As released, no gradient passes the start row's key and value. Of "text.embeddings" just rows of the concept's own words
-         learn (the released code decays all and cannot save). A memorised picture: name its caption, give it in `pictures`. The paper
-         trains on pictures of paraphrases, searched for copies; preset "memorised" unlearns the copy that is there.
+         objective "model" is as written; "noise" has ε instead of e; "reverse" (the reverse KL) uses pictures x of the concept.
+Names:   anchor c = the target, or "" (for a style in a prompt with a thing, the thing); prior = λ; drawn = train_size, anchor images.
+Differs: The anchor's prediction is the frozen model's; the released code uses the model in training, which drifts (`teacher="live"`).
+         The prior preserves this prediction for the anchor, "" and the preserved concepts; the released prior has ε as its target, for
+         the anchor alone. The released loss sums over the C latent channels and its prior averages: its weight 1 is 1/C here, 0.25 in
+         the presets. Released pictures are 1000 of some 200 anchor prompts, by DPM-Solver, flipped and resized with size words; ours
+         are `drawn` by DDIM from a few templates. No weight decay, no clipping; lr is the released one times its batch and GPUs, twice
+         that with a prior. As released, no gradient flows through the start token's key and value. "text.embeddings" trains only the
+         concept's own tokens (the released code decays all rows and cannot save). To unlearn a memorised picture, erase its caption and
+         give it in `pictures`: the paper trains on pictures of paraphrases, searched for copies; preset "memorised" trains on the copy.
 Cost:    A minute for Moji on two cores, half of it for the pictures; minutes on a GPU for Stable Diffusion.
 """
 
@@ -41,7 +41,7 @@ PICTURES = "folder with the concept's own pictures, a memorised one say, for obj
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptAblation(Eraser):
-    """Fine-tune the denoiser, or a concept's words, to an anchor."""
+    """Fine-tune the denoiser, or token embeddings, to an anchor."""
 
     objective: Literal["model", "noise", "reverse"] = param(
         "model",

@@ -1,17 +1,17 @@
-"""AGE: adaptive guided erasure, erase towards words that are searched for along the way.
+"""AGE: adaptive guided erasure towards target words, which a search finds during training.
 
 Paper:   Bui et al., ICLR 2025, arXiv:2501.18950, its minimax objective (eq. 14 of the first author's talk).
-Idea:    The best target is near the concept and no synonym of it. As in AP a Gumbel softmax over a vocabulary is searched, but its word
-         has two roles: what the concept becomes, and what is kept:
+Idea:    The best target is near the concept but not a synonym. As in AP, optimise a Gumbel softmax over a vocabulary; its word has
+         two roles, target of the concept and preserved concept:
              min_θ max_π  | e_θ(x_t, c_e) - e*(x_t, c_t) |² + λ | e_θ(x_t', c_t) - e*(x_t', c_t) |²,   c_t = Σ_i G(π)_i c_i
-         The maximum of the first term is away from the concept, the maximum of the second at what is hurt.
-Names:   keep = λ (`lamda`); away = 1 in the paper, weight of the first term in the search alone; temperature = τ; closest, picks =
-         k_closest and number of centres; eta = `negative_guidance`, which goes on past the word (released: 1, paper: 0).
-Differs: The search's gradient sees both terms whole. In the released code the word is detached from the first, and the frozen
-         prediction from the second: nothing there keeps the word from being a synonym but the list (`frozen_gradient`).
-         As in AP: native losses, medoids, phrases, one batch for both players, shared trajectories; preserved concepts are
-         candidates as well. A concept with a target of its own goes there, without a search. Preset "released": objects, whose list
-         were the class names of ImageNet (artists there: mode soft, temperature 2, search_lr 1e-3, closest 1000).
+         The first term is largest for words far from the concept, the second for words that the erasure damages.
+Names:   keep = λ (`lamda`); away = weight of the first term in the search only, 1 in the paper; temperature = τ; closest, picks =
+         k_closest and number of centres; eta = `negative_guidance`, strength beyond the target word (released: 1, paper: 0).
+Differs: The search's gradient includes both terms in full. The released code detaches the word in the first and the frozen
+         prediction in the second, so that only the vocabulary prevents synonyms (`frozen_gradient`).
+         As in AP: native losses, medoids, templates, one batch for both players, shared trajectories; preserved concepts are
+         candidates as well. A concept with a given target is erased towards it, without a search. Preset "released": objects, with
+         ImageNet's class names as vocabulary (artists there: mode soft, temperature 2, search_lr 1e-3, closest 1000).
 Cost:    Twice ESD's a step: about two minutes for Moji on one core; minutes on a GPU for Stable Diffusion.
 """
 
@@ -39,7 +39,7 @@ Where = Literal["xattn", "xattn.kv", "noxattn", "selfattn", "unet", "xattn.layer
 
 @dataclass(frozen=True, kw_only=True)
 class AGE(Eraser):
-    """Erase towards words that a search finds, and keep those."""
+    """Erase towards words that a search finds; preserve those words."""
 
     where: Where = param(
         "xattn", "weights to train: xattn for names and styles, noxattn for what no prompt must bring back"

@@ -1,24 +1,24 @@
 """CPE: concept pinpoint eraser, a token gate added to every cross-attention key and value.
 
 Paper:   Lee et al., ICLR 2025, arXiv:2506.22806, eq. 8 to 12 and algorithm 1.
-Idea:    Add a residual that is not linear in the prompt, with a gate that opens for the concept alone, and train it on keys and
-         values, without one pass of the denoiser:
+Idea:    Add a residual that is not linear in the prompt, with a gate that opens only for the concept, and train it on keys and
+         values, without running the denoiser:
              P(E) = W E + σ(e w) e D U,   e = softmax(E Q (E K)ᵀ) E
              L = |P(E_t) - P₀(E_s) - η (P₀(E_s) - P₀(E_t))|² + a λ |P(E_a) - P₀(E_a)|²
-         RARE: rounds of an attack, embeddings added to the concept's that undo the erasure, and of a defence against them.
-Names:   target = surrogate E_s, anchors E_a = what is preserved, everyday words and "", noisy and mixed; gate_rank, site_rank = s₁,
+         RARE: rounds of an attack (embeddings added to the concept's that undo the erasure) and of a defence against them.
+Names:   target = surrogate E_s, anchors E_a = preserved concepts, everyday words and "", with noise and mixup; gate_rank, site_rank = s₁,
          s₂; anchor_weight = λ_anchor; rounds = stages - 1.
-Differs: Distances of keys and values are computed through products of the factors: the same numbers, no key or value at all.
-         All concepts learn at once, side by side. Defences are against the attacks of all rounds, the code's against the last; its
-         attack after the last defence, which nobody uses, is left out. Q and K are two (the code reads Q twice). The paper's softmax
-         constant √(m-1)/m bounds nothing, ½ does; the true bound weighs keys some two hundred times as much as values, and little
-         goes (on Moji 6 of 8 tigers stayed), so that λ compares layers, keys with keys and values with values. U is in units of a
-         site's outputs and λ of mean 1, so that one setting suits every model. Anchors are everyday words: no list from a language
-         model. Anchors mixed in pairs can make what is erased: of "tiger in noto style", with "tiger in blob style" and "cat in noto
-         style" preserved, nothing goes; without mixup about half of it. Preset "released": the code's shape and numbers, in these units.
-         Left out of it: all adversaries of a round in every step of a defence, said in one prompt (ours draws of both); a new AdamW of 8
-         bits each stage, with five steps of warm-up and in the first stage two cosines (ours: one Adam, one cosine a stage); Kaiming's
-         beginnings, gates' over d²; what is added over its rank, which is 1.
+Differs: Distances of keys and values are computed from products of the factors: the same numbers, without any key or value.
+         All concepts are trained at once, independently. Defences are against the attacks of all rounds, the code's against the last;
+         its unused attack after the last defence is left out. Q and K differ (the code uses Q for both). The paper's softmax
+         constant √(m-1)/m is not a bound, ½ is; the true bound weighs keys some two hundred times as much as values, and little is
+         erased (on Moji 6 of 8 tigers remained), so λ compares keys with keys and values with values over layers. U is in units of a
+         site's outputs and λ has mean 1, so that one setting suits every model. Anchors are everyday words, not a language model's
+         list. Mixup can create an erased combination: for "tiger in noto style", with "tiger in blob style" and "cat in noto style"
+         preserved, nothing is erased; without mixup about half. Preset "released": the code's shapes and numbers, in these units.
+         Not in it: all adversaries of a round in every step of a defence, in one template (ours samples both); a new 8-bit AdamW for
+         each stage, with five warm-up steps and two cosines in the first stage (ours: one Adam, one cosine a stage); Kaiming
+         initialisation, for gates over d²; the residual divided by its rank, which is 1.
 Cost:    No images: some twenty seconds on Moji; the paper's takes two minutes a concept on a GPU, seven with RARE.
 """
 
@@ -46,7 +46,7 @@ from efface.erasers.parts.lipschitz import of_sites
 
 @dataclass(frozen=True, kw_only=True)
 class CPE(Eraser):
-    """Train adapters that open for a concept's tokens alone."""
+    """Train adapters with gates that open only at a concept's tokens."""
 
     steps: int = param(100, "training steps of a stage", at_least=0)
     opening: int = param(4, "number of stages of the first erasure", at_least=1)

@@ -1,19 +1,19 @@
-"""Debias: a concept becomes a mixture of attributes, in shares that are measured on pictures.
+"""Debias: give a concept's pictures attributes in desired shares, which are measured on pictures.
 
 Paper:   Gandikota et al., WACV 2024, arXiv:2308.14761, section on debiasing.
-Idea:    Draw the concept, count what a classifier sees, and let the concept read as itself and a little more of what is too rare:
+Idea:    Draw the concept, classify the pictures, and add a share of each attribute that is too rare to the concept's embedding:
              v = W (c + Σ_k β_k (a_k - c)),  β_k <- β_k + rate (desired_k - share_k)
-         by UCE's closed form, until every share is within `tolerance`. A concept that is takes no step in that round.
+         by UCE's closed form, until every share is within `tolerance`. A concept that already is takes no step in that round.
 Names:   attributes = a_k, ratios = desired ratios, rate = step size, rounds = iterations; the solver's λ, a and b are UCE's.
-Differs: The paper adds Σ_k β_k a_k: the same where all pictures show an attribute, since its β add up to 0; ours also stands a
-         classifier that knows more. An attribute is said of the concept ("female doctor", `wording`), not alone: Moji's tiger between
-         two styles is a tiger in 15 of 16 pictures, with the styles alone in 8 of 16 (β = 0.25 each). Presets "2023" and "2025" say it
-         alone. "2023" mixes what each projection makes of the rows, v <- v + β_k |v| u_k / |u_k| for each k in turn from v = o (in the
-         code by accident: its o is its v), less Σ_k β_k o, in steps of 0.1 from the last round's weights, with b = 0.1 and "" not kept;
-         what is within tolerance is held at a = 1 for that round, in the code also at b for good and never measured again. "2025" steps
-         by 1 from the original weights: its code's targets add up, by accident too. They draw with guidance 7.5, fifty and ten pictures
-         a round; the code of 2023 says a concept in five prompts, each with its β. Without attributes or classifier β is the ratios.
-Cost:    Pictures: rounds x batch for each concept, a minute or two on Moji. A killed run repeats at most one round.
+Differs: The paper adds Σ_k β_k a_k: equal if all pictures show an attribute, since its β add up to 0; ours also allows a classifier
+         with other labels. Attributes are combined with the concept ("female doctor", `wording`): Moji's tiger between two styles is
+         a tiger in 15 of 16 pictures, with the bare styles in 8 of 16 (β = 0.25 each). Presets "2023" and "2025" use bare attributes.
+         "2023" mixes the outputs of each projection, v <- v + β_k |v| u_k / |u_k| for each k in turn from v = o (in the code by
+         accident: its o is its v), minus Σ_k β_k o, in steps of 0.1 from the last round's weights, with b = 0.1 and without "". What
+         is within tolerance has a = 1 in that round; in the code it also has b from then on and is not measured again. "2025" steps by
+         1 from the original weights: its code's targets add up, also by accident. They draw with guidance 7.5, fifty and ten pictures
+         a round; the code of 2023 has five prompts for a concept, each with its β. Without attributes or classifier β is the ratios.
+Cost:    Pictures: rounds x batch for each concept, a minute or two on Moji. An interrupted run repeats at most one round.
 """
 
 import re
@@ -40,7 +40,7 @@ from efface.erasers.uce import UCE
 
 @dataclass(frozen=True, kw_only=True)
 class Debias(Eraser):
-    """Give a concept's pictures attributes in the shares you set."""
+    """Give a concept's pictures attributes in desired shares."""
 
     attributes: str = param("", "attributes, separated by commas; none uses the target, without measuring")
     ratios: str = param("", "desired shares, separated by commas, in any unit; none is equal shares")

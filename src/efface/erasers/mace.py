@@ -1,20 +1,20 @@
 """MACE: mass concept erasure: refine co-occurring tokens, suppress attention to the concept's tokens, fuse LoRAs in closed form.
 
 Paper:   Lu et al., CVPR 2024, arXiv:2403.06135, eq. 1-7.
-Idea:    Three stages. Words beside a concept carry it too: one map makes them read as they do beside its target. Then a LoRA of rank 1 for
-         each concept takes away the attention that its place M in a picture pays to its own words S. Last, one W* acts like LoRA i
+Idea:    Three stages. Tokens near a concept contain it too: one linear map turns them into the tokens near its target. Then a rank-1 LoRA
+         for each concept removes the attention from its region M of a picture to its tokens S. Last, one W* acts like LoRA i
          on the prompts of concept i, and like W on everything else:
              L_i = Σ_l |A_l(x_t)[S] ∘ M|²,   min_W* Σ_i Σ_j |W* e_ij - (W' + ΔW_i) e_ij|² + λ2 Σ_j |W* p_j - W p_j|²
 Names:   refine_prior = λ1, fuse_prior = λ2, focus = concept-focal sampling ξ(t), words = S; target = mapping concept.
-Differs: One map serves all layers, one factorisation the whole fusion; what comes out is stored exactly. A concept weighs as much as one
-         prompt however often it is paired, its padding as one row; λ is in units of the second moment of all concepts; the prior is the
-         preserved concepts, "" and everyday words, where the paper has captions of COCO. The loss is a mean square over each layer's
-         heads and places, masks are shares of a place. Pictures stay latents: the released code normalises them by ImageNet's mean.
-         Masks come from the model's own attention, where the paper runs Grounded-SAM; S are the concept's words, as in the paper.
-         Preset "released" is the later code as far as this form allows: S with end and padding (there only padding that is the end
-         token), norms not squared, batch, the rate of celebrities and artists (others 1e-5), its square of λ1, which switches stage 1's
-         prior off. Left out: captions, DPM-Solver++, decay, clipping at 1, and objects' λ |W* - W'|² in the place of fusion's prior.
-         Files of masks: picture i is `images`, with seed i, of "a tiger", its other names, "a picture of a tiger" and so on, in turn.
+Differs: One map serves all layers, one factorisation the whole fusion; the result is stored exactly. A concept weighs as much as one
+         prompt for any number of pairs, its padding as one row; λ is in units of the second moment of all concepts; the prior is the
+         preserved concepts, "" and everyday words; the paper uses captions of COCO. The loss is a mean square over each layer's heads
+         and positions; masks are area averages. Latents are not normalised; the released code uses ImageNet's mean on them.
+         Masks come from the model's own attention; the paper runs Grounded-SAM. S are the concept's tokens, as in the paper.
+         Preset "released" is the later code as far as possible here: S with end and padding (there only padding that is the end
+         token), norms not squared, batch, the learning rate of celebrities and artists (others 1e-5), its squared λ1, which switches
+         stage 1's prior off. Left out: captions, DPM-Solver++, weight decay, clipping at 1, and objects' λ |W* - W'|² as fusion's prior.
+         Mask files: picture i is from `images`, with seed i, of "a tiger", its other names, "a picture of a tiger" and so on, in turn.
 Cost:    A few seconds a concept on Moji; on Stable Diffusion a minute on a GPU, most of it for its pictures.
 """
 

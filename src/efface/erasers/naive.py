@@ -1,16 +1,16 @@
 """Naive output-based erasure: train the concept's prompt to predict the target, and preserve other given concepts.
 
-Paper:   Bui et al., NeurIPS 2024, arXiv:2410.15618, as eq. 7 of their talk has it: the baseline that they improve on.
-Idea:    Train the denoiser to take the concept's prompt for its target's, with one term for each side:
+Paper:   Bui et al., NeurIPS 2024, arXiv:2410.15618, eq. 7 of their talk: the baseline that they improve on.
+Idea:    Train the denoiser to predict the target for the concept's prompt, and the frozen prediction for preserved prompts:
              L = | e_θ(x_t, c_e, t) - e(x_t, c_t, t) |² + λ | e_θ(x_t, c_n, t) - e(x_t, c_n, t) |²
-         Latents are partly denoised pictures of the prompt that they are predicted for: the model itself is the only data.
+         Latents are partly denoised pictures of each term's own prompt, drawn by the model itself: no other data is needed.
 Names:   preserve_scale = λ (`lamda`); target = c_t, "" or "a photo"; the preserved concepts and "" = c_n, neutral concepts; eta =
-         `negative_guidance` of the released code, which aims past the target: e(c_t) - η (e(c_e) - e(c_t)), in eq. 7 η = 0.
-Differs: Neutral words hardly move by themselves, so λ helps the concepts that it names: neighbours, say. The second term has
-         trajectories of its own, since the latents of c_e say nothing of where c_n is drawn. Where a style is said of
-         a thing ("a dog in noto style") and has no target, c_t is the thing. A trajectory serves `batch` noise levels for `reuse` steps.
-         The released code (the baseline in AGE's repository) keeps " " alone, on the latents of c_e, which the edited model draws and
-         which are 39 to 58 noise levels cleaner than it tells the model: preset "released" has all of this but the last.
+         `negative_guidance` of the released code, whose target is e(c_t) - η (e(c_e) - e(c_t)); eq. 7 has η = 0.
+Differs: Unrelated prompts hardly change without the second term, so λ matters for given neighbours. The second term has its own
+         trajectories, since latents of c_e are not like those of c_n. For a style in a prompt with a thing ("a dog in noto style")
+         and without a target, c_t is the thing. A trajectory gives `batch` noise levels for `reuse` steps.
+         The released code (the baseline in AGE's repository) preserves " " alone, on latents of c_e drawn by the edited model, which
+         are 39 to 58 noise levels cleaner than the level it gives the model: preset "released" has all of this but the last.
 Cost:    A minute or two for Moji on two cores; minutes on a GPU for Stable Diffusion.
 """
 

@@ -1,19 +1,19 @@
 """RECE: reliable and efficient concept erasure, UCE against its own closed-form adversary.
 
 Paper:   Gong et al., ECCV 2024, arXiv:2407.12383.
-Idea:    After a UCE edit, find the rows that bring the concept back through the edited projections, erase them too, repeat:
+Idea:    After a UCE edit, find the token embeddings that bring the concept back through the edited projections, erase them too, repeat:
              c' = argmin_z Σ_l |W_l' z - W_l c|² + λ_r |z|²
          Every W_l' = W_l T, so c' = (λ_r I + Tᵀ S T)⁻¹ Tᵀ S c with S = Σ_l W_lᵀ W_l: a loop over d x d matrices, one T at the end.
-         As λ_r falls, c' becomes T⁻¹ c: the adversary inverts the edit, and λ_r says how long its rows may be.
+         As λ_r falls, c' becomes T⁻¹ c: the adversary inverts the edit, and λ_r limits the norm of its rows.
 Names:   limit = λ_r (`regular_scale`), rounds = epochs; ridge = λ (`lamb`), erase_scale = a, preserve_scale = b as in UCE.
-Differs: Each round solves UCE's problem anew for the concept and all adversarial rows found so far, always against the original
-         weights. The released code edits the edited weights again: one round can undo the last, and what shall stay is kept
-         as the last round left it. Ours attacks the rows that UCE moves, with UCE's weights, not all 77. λ_r is in units of the
-         mean eigenvalue of S: at 0.01 adversarial rows are about as long as text rows (Moji). The released code keeps the round whose
-         pictures a detector likes best; ours stops when the adversary goes less than `enough` of the way from the target back to
-         the concept, seen through all projections. Presets are the released loop, all its rounds, from UCE's preset "2023": "released"
-         for what is broad (nudity: λ_r 0.1, three rounds, "" kept once a concept), "released-narrow" for a style (λ_r 0.001, one round).
-Cost:    No images, no sampling: UCE's, and a d x d solve or two for each round.
+Differs: Each round solves UCE's problem for the concept and all adversarial rows found so far, from the original weights. The
+         released code edits the edited weights again: one round can undo the last, and preserved rows keep the values of the last
+         round. Ours attacks the rows that UCE changes, with UCE's weights, not all 77. λ_r is in units of the mean eigenvalue of S: at
+         0.01 adversarial rows have about the norm of token embeddings (Moji). The released code selects the round with a detector on
+         pictures; ours stops when the adversary comes less than `enough` of the way from the target back to the concept, measured in
+         all projections. Presets are the released loop, all rounds, from UCE's preset "2023": "released" for broad concepts (nudity:
+         λ_r 0.1, three rounds, "" preserved once a concept), "released-narrow" for a style (λ_r 0.001, one round).
+Cost:    No images, no sampling: UCE's time, and a d x d solve or two for each round.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ from efface.erasers.uce import UCE
 
 @dataclass(frozen=True, kw_only=True)
 class RECE(Eraser):
-    """UCE, then rounds against the rows that bring a concept back."""
+    """UCE, then rounds against adversarial token embeddings."""
 
     rounds: int = param(3, "maximum adversarial rounds after UCE's edit; 0 is UCE", at_least=0)
     limit: float = param(0.01, "λ_r, ridge of an adversarial row (pull towards 0)", above=0)

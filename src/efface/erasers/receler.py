@@ -1,17 +1,17 @@
 """Receler: small adapters on the cross-attention outputs erase a concept, locally in the picture and against adversarial soft prompts.
 
 Paper:   Huang et al., ECCV 2024, arXiv:2311.17717, with the released code's settings.
-Idea:    Train nets E, which add to the output o of every cross-attention, towards ESD's target, on prompts c whose rows after the
-         words are vectors p that an adversary has found to bring the concept back, and let them add little where it is not:
+Idea:    Train adapters E, which add to the output o of every cross-attention, towards ESD's target, on prompts c with adversarial
+         vectors p (a soft prompt that brings the concept back) after their tokens, and penalise output outside the concept's region:
              L = | e_E(x_t, c ⊕ p, t) - (e(x_t, ∅, t) - η (e(x_t, c, t) - e(x_t, ∅, t))) |² + λ mean_l |E(o_l) (1 - M_l)|²
-             p: less of | e_E(x_t, c ⊕ p, t) - e(x_t, c, t) |²,  M: where the frozen model's attention to the concept is
-Names:   localise = λ, threshold makes M; width = rank of E, vectors = how many p, adversarial_steps = inner steps (50).
-Differs: The released code writes p into a copy and never uses it: preset "released" has none, and like the code one latent of the
-         edited model a step, 500 steps at 3e-4, bare names, nothing kept. The code's latents are 39 to 58 noise levels cleaner than it
-         tells the model; its masks at layers below 16 x 16 are the nearest place's, ours shares of a place. In ours half of the
-         latents hear p, each its own, and half the plain prompt. The code's one p starts in [0, 1) and decays within Adam's gradient,
-         which outweighs so small a loss; ours start at the text rows' size, do not decay, are drawn anew with each trajectory. What E
-         adds for other prompts the paper leaves open: `keep` holds predictions for "", preserved concepts and everyday words.
+             p minimises | e_E(x_t, c ⊕ p, t) - e(x_t, c, t) |²,  M: mask of the frozen model's attention to the concept
+Names:   localise = λ, threshold gives M; width = rank of E, vectors = length of p, adversarial_steps = inner steps (50).
+Differs: The released code writes p into a copy and never uses it: preset "released" has no p, and like the code one latent of the
+         edited model in a step, 500 steps at 3e-4, bare names, nothing preserved. The code's latents are 39 to 58 noise levels cleaner
+         than the level it gives the model; its masks at layers below 16 x 16 are nearest neighbours, ours area averages. In ours half
+         of the latents have their own p, and half the plain prompt. The code's one p starts in [0, 1) with weight decay in Adam's
+         gradient, which outweighs so small a loss; ours start at the norm of token embeddings, without decay, new for each trajectory.
+         The paper does not constrain other prompts: `keep` preserves predictions for "", preserved concepts and everyday words.
 Cost:    A minute and a half for Moji on one core, minutes on a GPU for Stable Diffusion.
 """
 

@@ -1,20 +1,20 @@
 """SPM: rank-1 adapters (membranes) on the denoiser's layers, gated by how similar the prompt is to the concept.
 
 Paper:   Lyu et al., "One-dimensional Adapter to Rule Them All", CVPR 2024, arXiv:2312.16145.
-Idea:    γ up (down x) of rank 1 is added at each layer of the transformers. With γ = 1 it learns to go where the model's own negative
-         guidance goes, and to leave other prompts a, its anchors, alone:
+Idea:    Add γ up (down x) of rank 1 at each layer of the transformers. With γ = 1 it is trained to predict what the model's own negative
+         guidance predicts, and to leave other prompts a, its anchors, unchanged:
              L = |e_M(x_t, c, t) - (e(x_t, ∅, t) - η (e(x_t, c, t) - e(x_t, ∅, t)))|² + λ |e_M(x_t, a, t) - e(x_t, a, t)|²
-         While sampling γ is how much the prompt says the concept; the membranes of several concepts, or edits, add up.
+         While sampling γ is the prompt's similarity to the concept; membranes of several concepts, or edits, add up.
 Names:   eta = η, anchoring = λ (`la_strength`), anchors = latent anchoring's c~, gate = facilitated transport, everyday, alpha = α.
-Differs: The code multiplies γ onto up and down and sums those: γ², and cross terms of several concepts. Ours multiplies once. Its
-         cosine of flattened rows is high for every prompt, for start and padding are alike (Moji's tiger: "" 0.93, a bus 0.89): ours is
-         of rows less those of "", and squared (lion 0.14, bus 0.06, "" 0: the sampler's unconditional branch stays the base's). The
-         paper's anchors, rarer by (1 - |sim|)^α, are white noise in the code, which its test hardly ever refuses, and half are "": ours
-         are everyday words by (1 - γ)^α and as many preserved concepts. Latents are the base's, a trajectory serves `reuse` steps of
-         `batch` rows, a target takes ∅'s place, each row trains its own concept's membrane. `down` starts as N(0, 1/n), √3 times the
-         released. Preset "released" has that code's gate, anchors, latents and numbers, but a constant rate, no decay of weights, and
-         trajectories drawn through the gate; the code's latents are 33 to 42 noise levels cleaner than it tells the model, and it never
-         starts at pure noise (k = 0).
+Differs: The code multiplies both up and down by γ and sums each: γ², and cross terms of several concepts. Ours multiplies once. The
+         code's cosine of flattened embeddings is high for every prompt, since start and padding are alike (Moji's tiger: "" 0.93, a bus
+         0.89); ours subtracts the embeddings of "" and squares (lion 0.14, bus 0.06, "" 0, so the unconditional prediction is the
+         base's). The paper samples anchors by (1 - |sim|)^α; in the code they are white noise, which it hardly ever rejects, and half
+         are ""; ours are everyday words by (1 - γ)^α and as many preserved concepts. Latents are the base's, `reuse` steps of `batch`
+         latents share a trajectory, a target replaces ∅, each latent trains its own concept's membrane. `down` starts as N(0, 1/n), √3
+         times the released. Preset "released" has that code's gate, anchors, latents and numbers, but a constant learning rate, no weight
+         decay, and trajectories sampled with the gate; the code's latents are 33 to 42 noise levels cleaner than the level it gives the
+         model, and it leaves out pure noise (k = 0).
 Cost:    Some 80 seconds of CPU a concept for Moji; a file of 0.2 MB; sampling takes a fifth longer.
 """
 
@@ -41,7 +41,7 @@ from efface.erasers.base import Eraser
 
 @dataclass(frozen=True, kw_only=True)
 class SPM(Eraser):
-    """Train a rank-1 adapter for each concept, opened by the prompt."""
+    """Train a rank-1 adapter for each concept, gated by the prompt."""
 
     eta: float = param(1.5, "η, strength of the negative guidance away from the concept", at_least=0)
     anchoring: float = param(3.0, "λ, weight of preserving the anchors' predictions", at_least=0)
