@@ -46,7 +46,7 @@ from efface.erasers.parts.lipschitz import of_sites
 
 @dataclass(frozen=True, kw_only=True)
 class CPE(Eraser):
-    """Train adapters with gates that open only at a concept's tokens."""
+    """Train adapters with gates that open at a concept's tokens."""
 
     steps: int = param(100, "training steps of a stage", at_least=0)
     opening: int = param(4, "number of stages of the first erasure", at_least=1)

@@ -1,7 +1,7 @@
 """UCE: unified concept editing, in closed form.
 
 Paper:   Gandikota et al., WACV 2024, arXiv:2308.14761, eq. 7.
-Idea:    Choose each cross-attention projection W so that erased concepts get their targets' keys and values, and preserved ones keep theirs:
+Idea:    Choose each cross-attention projection W so that erased concepts get their targets' keys and values; preserved ones keep theirs:
              min_W'  a Σ_e |W' c_e - W c_t|² + b Σ_p |W' p - W p|² + λ |W' - W|²
          One T serves every key and value, W' = W T, since M = λI + a Σ c cᵀ + b Σ p pᵀ depends on the token embeddings alone.
 Names:   erase_scale = a, preserve_scale = b, ridge = λ (`lamb` in the released code); target = guide concept.
