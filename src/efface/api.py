@@ -465,7 +465,7 @@ def evaluate(
         )
     for path in paths:
         read_header(path)
-    asked = benchmark(size=size)
+    declared = benchmark(size=size)
     from efface.benchmarks import run
     from efface.report.html import write_report
 
@@ -480,7 +480,7 @@ def evaluate(
     for edit in made.values():
         edit.require(base, any_base)
     rows = run.evaluate(
-        base, made, _task(erased, size), asked, output, model=model, any_base=any_base, log=log, commands=commands,
+        base, made, _task(erased, size), declared, output, model=model, any_base=any_base, log=log, commands=commands,
         files={p.stem: str(p) for p in paths},
     )  # fmt: skip
     return Measured(write_report(output), rows, list(made), str(output / "store"))
@@ -595,21 +595,21 @@ def sweep(
     """Check the arguments of a sweep; nothing is loaded.
 
     Args:
-        methods: separated by commas, presets included.
-        benchmark: by name.
-        concepts: of Moji's benchmark, a list; "" is all that `size` has.
-        size: of Moji's benchmark.
+        methods: methods and presets, separated by commas.
+        benchmark: name of the benchmark.
+        concepts: tasks of Moji's benchmark, a list; "" is all of `size`.
+        size: size of Moji's benchmark.
         output: folder for the leaderboard and the reports.
         store: a folder or an fsspec location; "" is OUTPUT/store.
-        retry: try again what failed before.
-        seeds: of the methods' training, separated by commas.
-        prompts: at most this many of each role and concept.
-        tasks: at most this many.
-        files: the benchmark's prompts, as NAME=PATH.
+        retry: repeat cells that failed before.
+        seeds: training seeds, separated by commas.
+        prompts: maximum number of prompts for each role and concept.
+        tasks: maximum number of tasks.
+        files: files of the benchmark's prompts, as NAME=PATH.
         judges: other detectors, as NAME=DETECTOR.
-        measures: instead of the benchmark's, a list; "" is none.
-        model: as `load` takes it; "" is the benchmark's own.
-        device: as torch calls it.
+        measures: measures instead of the benchmark's, a list; "" is none.
+        model: a model for `load`; "" is the benchmark's own.
+        device: a torch device.
 
     Raises:
         UsageError: an argument is wrong.
@@ -618,10 +618,10 @@ def sweep(
     from efface.erasers import settings
     from efface.models import resolve
 
-    asked = list(dict.fromkeys(word.strip() for word in methods.split(",") if word.strip()))
-    if not asked:
+    chosen = list(dict.fromkeys(word.strip() for word in methods.split(",") if word.strip()))
+    if not chosen:
         raise UsageError("--methods: nothing given; name at least one")
-    for method in asked:
+    for method in chosen:
         try:
             settings(method)
         except UsageError as error:
@@ -630,7 +630,7 @@ def sweep(
     prompt_files = {name: located(path) for name, path in _pairs("--file", files).items()}
     resolve(model or declared.model)
     return Sweep(
-        asked, declared, output, store or str(output / "store"), model or declared.model, seeds=_seeds(seeds),
+        chosen, declared, output, store or str(output / "store"), model or declared.model, seeds=_seeds(seeds),
         size=size if benchmark == MOJI else "", retry=retry, prompts=prompts, tasks=tasks, files=prompt_files, device=device,
     )  # fmt: skip
 
@@ -639,9 +639,9 @@ def bench(sweep: Sweep, *, commands: Sequence[str] = (), log: Log | None = None)
     """Fit each method for each task, draw, judge, and write a leaderboard.
 
     Args:
-        sweep: what to do.
-        commands: that repeat it.
-        log: where progress goes.
+        sweep: the arguments.
+        commands: command lines that repeat it, for the report.
+        log: receives progress.
 
     Raises:
         UsageError: a judge cannot be opened, a method refuses a task, or the model cannot be loaded.
@@ -663,7 +663,7 @@ def bench(sweep: Sweep, *, commands: Sequence[str] = (), log: Log | None = None)
 
 
 def _benchmark(name: str, concepts: str, size: str, judges: Mapping[str, str], measures: str | None) -> "Benchmark":
-    """The declaration asked for, with the user's own detectors and measures."""
+    """The benchmark's declaration, with the user's detectors and measures."""
     from efface.benchmarks import find, moji
 
     if name == MOJI:
@@ -672,7 +672,7 @@ def _benchmark(name: str, concepts: str, size: str, judges: Mapping[str, str], m
         declared = find(name)
         if concepts:
             raise UsageError(
-                f"--concepts: {name} has its own; leave the flag out, or thin it with --tasks and --prompts"
+                f"--concepts: expected none for {name}, got {concepts!r}; leave it out, or use --tasks and --prompts to run less"
             )
     if unknown := set(judges) - set(declared.judges):
         raise UsageError(f"--judge: {name} has no judge {min(unknown)!r}; it has {', '.join(declared.judges)}")
@@ -682,18 +682,18 @@ def _benchmark(name: str, concepts: str, size: str, judges: Mapping[str, str], m
 
 
 def _seeds(text: str) -> list[int]:
-    """Training seeds."""
+    """Training seeds from a list."""
     numbers = listed(text, "--seeds")
     right = numbers and all(n.isascii() and n.isdecimal() and int(n) < 2**63 for n in numbers)
     if not right:
         raise UsageError(
-            f"--seeds: expected numbers from 0 to 2^63 - 1 separated by commas, got {text!r}; give 0,1,2, say"
+            f"--seeds: expected numbers from 0 to 2^63 - 1 separated by commas, got {text!r}; give a list such as 0,1,2"
         )
     return list(dict.fromkeys(map(int, numbers)))
 
 
 def _pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
-    """NAME=VALUE, once for each."""
+    """NAME=VALUE pairs as a dictionary."""
     for one in given:
         if "=" not in one:
             raise UsageError(f"{flag}: expected NAME=VALUE, got {one!r}; give a name and a value")
@@ -704,8 +704,8 @@ def report(folder: Path, output: Path | None = None) -> Path:
     """Write the pages of a run or a sweep again from its scores; returns the first of them.
 
     Raises:
-        UsageError: no run or sweep, or no name for a page.
-        EffaceError: it cannot be written.
+        UsageError: not a folder of a run or a sweep, or not a name of an HTML file.
+        EffaceError: the page cannot be written.
     """
     from efface.report.html import write_report
 
@@ -713,11 +713,11 @@ def report(folder: Path, output: Path | None = None) -> Path:
 
 
 def compare(folders: Sequence[Path], output: Path = Path("comparison.html")) -> Path:
-    """Write a page of runs or sweeps side by side.
+    """Write a page that compares runs or sweeps.
 
     Raises:
-        UsageError: they cannot be compared, or no name for a page.
-        EffaceError: it cannot be written.
+        UsageError: the folders cannot be compared, or not a name of an HTML file.
+        EffaceError: the page cannot be written.
     """
     from efface.report.compare import write_comparison
 

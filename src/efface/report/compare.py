@@ -32,7 +32,7 @@ class Source:
 
 
 def write_comparison(folders: Sequence[Path], output: Path) -> Path:
-    """Write a page of several run or sweep folders side by side to `output`, and a CSV beside it; return the page.
+    """Write a page that compares several run or sweep folders to `output`, and a CSV in the same folder; return the page.
 
     Raises:
         UsageError: fewer than two folders, a damaged one, or different protocols or detectors.

@@ -159,7 +159,7 @@ def _attacked(run: Run, edit: str) -> str:
 def details(run: Run) -> dict[str, str]:
     """For each edit every rate with the unedited model's, and the changes that are not significant."""
     p_holm = p_values(run.scores, run.edits)
-    said = {}
+    texts = {}
     for edit in run.edits:
         parts = [_gone(run, edit, column) for role in GONE for column in run.scores.main(role)]
         for role in ROLES:
@@ -169,8 +169,8 @@ def details(run: Run) -> dict[str, str]:
                 parts += [] if columns or role == "companion" else [f"nothing was measured on {ROLE_NAMES[role]}"]
         failed = sum(run.scores.rate(edit, column).failed for column in run.scores.main())
         parts += [f"left out because the detector could not judge them: {failed}"] if failed else []
-        said[edit] = "; ".join(parts) + "."
-    return said
+        texts[edit] = "; ".join(parts) + "."
+    return texts
 
 
 def _gone(run: Run, edit: str, column: Column) -> str:

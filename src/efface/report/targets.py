@@ -21,11 +21,11 @@ def as_text(record: Mapping[str, Any], moments: int = 5) -> str:
     for concept, seen in search_results(record).items():
         last = len(seen["steps"]) - 1
         at = sorted({round(i * last / (moments - 1)) for i in range(moments)})
-        said = []
+        lines = []
         for mark in at:
             word, shares = max(seen["shares"].items(), key=lambda entry: entry[1][mark])
-            said.append(f"step {seen['steps'][mark]} {word} {100 * shares[mark]:.0f} %")
-        out += f"{concept}, of {seen['of']} words: {'; '.join(said)}\n"
+            lines.append(f"step {seen['steps'][mark]} {word} {100 * shares[mark]:.0f} %")
+        out += f"{concept}, of {seen['of']} words: {'; '.join(lines)}\n"
     return out
 
 

@@ -46,8 +46,8 @@ class ZeroShot:
                 f"detector: expected a CLIP model with preprocessor_config.json, got {kind!r} in {name!r}; give a CLIP folder"
             )
         self.labels = list(labels)
-        asked = digest([json.dumps([self.labels, template]).encode()])
-        self.id = f"clip-{title(name, folder)}-{version(folder)}-{asked}"
+        prompts = digest([json.dumps([self.labels, template]).encode()])
+        self.id = f"clip-{title(name, folder)}-{version(folder)}-{prompts}"
         self.net: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
         tokens = AutoTokenizer.from_pretrained(folder)(
             [template.format(label) for label in self.labels],
