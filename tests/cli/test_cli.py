@@ -234,7 +234,7 @@ def test_lists(capsys):
         (["bench", "--benchmark", "i2pp"], 2, "did you mean 'i2p'"),
         (["bench", "--benchmark", "i2p"], 2, "needs the prompts 'i2p', which efface does not ship"),
         (["bench", "--benchmark", "i2p", "--file", "i2p=none.csv"], 2, "none.csv: no such file of prompts"),
-        (["bench", "--benchmark", "i2p", "--concepts", "tiger"], 2, "--concepts: i2p has its own"),
+        (["bench", "--benchmark", "i2p", "--concepts", "tiger"], 2, "--concepts: expected none for i2p"),
         (["evaluate", "none.safetensors", "--size", "quik"], 2, "no such file"),
         (["report", "nowhere"], 2, "nothing there; give a folder"),
         (["compare", "nowhere", "there"], 2, "nowhere"),
