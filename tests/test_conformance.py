@@ -10,7 +10,7 @@ import torch
 import toys
 from toys import differing, moved, probe, snapshot, tiny
 
-from efface.core.concept import Concept
+from efface.core.concept import Concept, concepts
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Edit, Guidance, Header, Keyed, LowRank, Stack, load_edit
 from efface.core.errors import UsageError
@@ -330,7 +330,7 @@ def test_the_header_is_the_recipe_and_survives_the_file(
         0,
     )
     assert header.settings == dataclasses.asdict(eraser)
-    assert (header.erase, header.preserve) == (ERASE, KEEP)
+    assert (header.erase, header.preserve) == (ERASE, concepts(KEEP))
     assert header.version
     assert header.created.endswith("+00:00")
     assert header.seconds > 0

@@ -534,7 +534,7 @@ def demo(concept: str = "tiger", *, output: Path = Path("efface-demo"), log: Log
 
     task, plans = erasing([concept], "demo"), []
     for method in ("uce", "esd-x"):
-        kept = ",".join(map(_quoted, task.preserve)) if method == "uce" else ""
+        kept = ",".join(_quoted(c.name) for c in task.preserve) if method == "uce" else ""
         file = output / f"{method}.safetensors"
         plans.append(plan([concept], method=method, to=task.erase[0].target, preserve=kept, output=file))
     base = load()

@@ -44,9 +44,9 @@ def cells(*erased: str) -> tuple[Cell, ...]:
 def declared(tmp_path: Path) -> Benchmark:
     """Three tasks, the last after the first: an untrained classifier judges them."""
     tasks = [
-        Task("tiger", (TIGER,), ("boat",), cells("tiger")),
+        Task("tiger", (TIGER,), (Concept("boat"),), cells("tiger")),
         Task("both", (TIGER, LION), (), cells("tiger", "lion")),
-        Task("sequence-2", (LION,), ("boat",), cells("tiger", "lion"), ((TIGER,),)),
+        Task("sequence-2", (LION,), (Concept("boat"),), cells("tiger", "lion"), ((TIGER,),)),
     ]
     return Benchmark(
         name="toy", about="a toy", source="nobody", tasks=lambda files: tasks,
@@ -56,14 +56,14 @@ def declared(tmp_path: Path) -> Benchmark:
 
 
 def test_a_fit_is_named_by_what_it_is(base: Denoiser) -> None:
-    one = Fit("esd-x", (TIGER,), ("lion",))
-    assert one.name(base) == Fit("esd", (TIGER,), ("lion",)).name(base)  # the preset is the default
+    one = Fit("esd-x", (TIGER,), (LION,))
+    assert one.name(base) == Fit("esd", (TIGER,), (LION,)).name(base)  # the preset is the default
     others = [
-        Fit("esd-u", (TIGER,), ("lion",)), Fit("esd-x", (LION,), ("lion",)), Fit("esd-x", (TIGER,), ("lion",), seed=1),
-        Fit("esd-x", (TIGER,)), Fit("uce", (TIGER,), ("lion",)), Fit("esd-x", (TIGER,), ("lion",), ((LION,),)),
+        Fit("esd-u", (TIGER,), (LION,)), Fit("esd-x", (LION,), (LION,)), Fit("esd-x", (TIGER,), (LION,), seed=1),
+        Fit("esd-x", (TIGER,)), Fit("uce", (TIGER,), (LION,)), Fit("esd-x", (TIGER,), (LION,), ((LION,),)),
     ]  # fmt: skip
     assert len({f.name(base) for f in (one, *others)}) == 7
-    assert others[-1].before == Fit("esd-x", (LION,), ("lion",))
+    assert others[-1].before == Fit("esd-x", (LION,), (LION,))
 
 
 def test_a_sweep_draws_nothing_twice_and_goes_on_where_it_stopped(
@@ -139,7 +139,7 @@ def test_a_sequence_is_each_erasure_on_what_the_one_before_left(
     base: Denoiser, declared: Benchmark, tmp_path: Path
 ) -> None:
     bench(base, ["uce"], declared, tmp_path / "out", model="tiny")
-    fit = Fit("uce", (LION,), ("boat",), ((TIGER,),))
+    fit = Fit("uce", (LION,), (Concept("boat"),), ((TIGER,),))
     with Store(tmp_path / "out" / "store").edit_file(fit.name(base)) as path:
         both = load_edit(path)
     assert isinstance(both, Stack)
@@ -207,7 +207,7 @@ def test_an_edit_for_other_weights_is_refused_at_once_or_drawn(
 ) -> None:
     (task, *_) = declared.made(prompts=1, tasks=1)
     own = make("uce").fit(base, TIGER)
-    edit = own.stamped(dataclasses.replace(own.header, base="0" * 16))
+    edit = own.stamped(dataclasses.replace(own.header, base="0" * 16, signature=""))
     with pytest.raises(UsageError, match="edit: made for base"):
         evaluate(base, {"e": edit}, task, declared, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -37,7 +37,7 @@ def test_roles_ask_for_what_they_say(name: str) -> None:
         elif c.role == "companion":
             assert any((e.prompt, e.seed) == (c.prompt, c.seed) and e.role == "erase" for e in task.cells)
             assert c.concept in c.prompt
-    assert not erased & set(task.preserve)
+    assert not erased & {c.name for c in task.preserve}
     counts = Counter(c.role for c in task.cells)
     assert counts["erase"] == counts["companion"] == QUICK["pictures"]
     assert counts["distant"] == QUICK["far"] * QUICK["others"]
@@ -62,8 +62,12 @@ def test_half_of_the_neighbours_are_named_to_no_method(name: str, size: str) -> 
     assert {c.concept for c in task.cells if c.role == "neighbour"} == groups["told"] | groups["untold"]
     assert groups["told"]
     assert groups["untold"]
-    assert groups["told"] <= set(task.preserve)
-    assert not groups["untold"] & {*task.preserve, *erased_names(task), *(c.target for c in task.erase)}
+    assert groups["told"] <= {c.name for c in task.preserve}
+    assert not groups["untold"] & {
+        *(c.name for c in task.preserve),
+        *erased_names(task),
+        *(c.target for c in task.erase),
+    }
     wanted = 4 if named == "sequence" else SIZES[size]["near"]
     pool = [
         n
@@ -97,7 +101,7 @@ def test_a_combination_leaves_its_halves() -> None:
         assert (tiger or noto) == (c.role != "distant")
         assert c.prompt.endswith(c.concept)
         assert c.judge == "pair"
-    assert task.erase[0].target not in task.preserve
+    assert task.erase[0].target not in {c.name for c in task.preserve}
 
 
 def test_many_at_once_are_nested_and_what_stays_is_the_same() -> None:

@@ -160,7 +160,9 @@ def test_imagenette_erases_the_published_halves() -> None:
         assert task.preserve == ()
     assert tasks["imagenette-v3"].cells[0].prompt == "Image of Cassette Player"  # as the published file writes it
     told = list(find("imagenette-known").made())
-    assert [(set(t.preserve), t.cells) for t in told] == [(every - gone[t.name], tasks[t.name].cells) for t in told]
+    assert [({c.name for c in t.preserve}, t.cells) for t in told] == [
+        (every - gone[t.name], tasks[t.name].cells) for t in told
+    ]
     assert protocol_hash(find("imagenette"), tasks["imagenette-v1"]) != protocol_hash(find("imagenette-known"), told[0])
 
 
@@ -301,9 +303,9 @@ def test_cost_counts_what_is_shared_once() -> None:
         Cell("erase", "a", "p", 1, guidance=1.0),
     )  # fmt: skip
     tasks = [
-        Task("one", (a,), ("k",), cells),
-        Task("two", (b,), ("k",), (*cells[:1], Cell("distant", "z", "q", 1)), after=((a,),)),
-        Task("three", (c,), ("k",), cells[:1], after=((a,), (b,))),
+        Task("one", (a,), (Concept("k"),), cells),
+        Task("two", (b,), (Concept("k"),), (*cells[:1], Cell("distant", "z", "q", 1)), after=((a,),)),
+        Task("three", (c,), (Concept("k"),), cells[:1], after=((a,), (b,))),
         Task("four", (a,), (), cells[:1]),
     ]
     one = Benchmark("n", "", "", lambda _: iter(tasks), {"concept": Judge("d"), "style": Judge("")}, Sampler(steps=10))

@@ -41,7 +41,7 @@ def _splits(rows: Mapping[str, Sequence[tuple[str, int]]], told: bool) -> Iterat
             Cell("erase" if c in gone else "neighbour", c, prompt, seed)
             for c in (*gone, *kept) for prompt, seed in rows[c]
         ]  # fmt: skip
-        yield Task(name, tuple(Concept(c) for c in gone), kept if told else (), tuple(cells))
+        yield Task(name, tuple(Concept(c) for c in gone), tuple(map(Concept, kept)) if told else (), tuple(cells))
 
 
 def _published(files: Mapping[str, Path]) -> Iterator[Task]:

@@ -164,7 +164,7 @@ def tasks(name: str, *, pictures: int, said: int, others: int, near: int, far: i
     cells += _near(told, untold, near, others, erased)
     cells += _asked("distant", distant(erased, far), others, erased)
     concepts_ = tuple(Concept(e, to, kind=kind(e)) for e in erased)
-    return [Task(name, concepts_, tuple(told[:8]), tuple(cells))]
+    return [Task(name, concepts_, _concepts(told[:8]), tuple(cells))]
 
 
 def _combination(name: str, pictures: int, others: int, far: int) -> Task:
@@ -189,9 +189,8 @@ def _combination(name: str, pictures: int, others: int, far: int) -> Task:
     ]  # fmt: skip
     preserve = [f"{c} in {s} style" for c, s in same_thing + same_style]
     instead = f"{thing} in {same_thing[0][1]} style"
-    return Task(
-        name, (Concept(f"{thing} in {style} style", instead),), tuple(p for p in preserve if p != instead), tuple(cells)
-    )
+    kept = tuple(Concept(p) for p in preserve if p != instead)
+    return Task(name, (Concept(f"{thing} in {style} style", instead),), kept, tuple(cells))
 
 
 def _many(name: str, pictures: int, others: int, far: int) -> Task:
@@ -205,7 +204,7 @@ def _many(name: str, pictures: int, others: int, far: int) -> Task:
     cells = _asked("erase", erased, max(1, 3 * pictures // len(erased)), ())
     cells += _asked("neighbour", told[: 2 * far], max(1, others - 1), (), "told")
     cells += _asked("distant", rest[: 2 * far], max(1, others - 1), ())
-    return Task(name, tuple(Concept(e, kind=kind(e)) for e in erased), tuple(told), tuple(cells))
+    return Task(name, _concepts(erased), _concepts(told), tuple(cells))
 
 
 def _step(n: int, pictures: int, others: int, far: int) -> Task:
@@ -219,7 +218,7 @@ def _step(n: int, pictures: int, others: int, far: int) -> Task:
     told, untold = told_and_untold(SEQUENCE)
     cells += _near(told, untold, 4, others, ()) + _asked("distant", distant(SEQUENCE, far), others, ())
     steps = [(Concept(name, kind=kind(name)),) for name in gone]
-    return Task(f"sequence-{n}", steps[-1], tuple(told[:8]), tuple(cells), tuple(steps[:-1]))
+    return Task(f"sequence-{n}", steps[-1], _concepts(told[:8]), tuple(cells), tuple(steps[:-1]))
 
 
 def _near(told: Sequence[str], untold: Sequence[str], near: int, count: int, erased: Sequence[str]) -> list[Cell]:
@@ -269,6 +268,11 @@ def _things(style: str, i: int) -> str:
     return drawn[(7 * i) % len(drawn)]
 
 
+def _concepts(names: Iterable[str]) -> tuple[Concept, ...]:
+    """Concepts and styles with their kinds, and no target."""
+    return tuple(Concept(name, kind=kind(name)) for name in names)
+
+
 def _thing(text: str) -> str:
     return text.rpartition(" in ")[0].split(" ", 1)[1]
 
@@ -309,7 +313,7 @@ def erasing(names: Iterable[str], size: str = "quick") -> Task:
     cells += _otherwise([e for e in erased if e in concepts()], counts["said"])
     cells += _near(*told_and_untold(erased), counts["near"], counts["others"], erased)
     cells += _asked("distant", distant(erased, counts["far"]), counts["others"], erased)
-    return Task("+".join(erased[:3]), tuple(Concept(e, kind=kind(e)) for e in erased), (), tuple(cells))
+    return Task("+".join(erased[:3]), _concepts(erased), (), tuple(cells))
 
 
 MOJI = benchmark()

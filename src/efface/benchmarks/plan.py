@@ -21,7 +21,7 @@ class Fit:
 
     method: str
     erase: tuple[Concept, ...]
-    preserve: tuple[str, ...] = ()
+    preserve: tuple[Concept, ...] = ()
     after: tuple[tuple[Concept, ...], ...] = ()
     seed: int = 0
 
@@ -36,7 +36,7 @@ class Fit:
         recipe = {
             "fit": type(eraser).__name__, "source": source_hash(type(eraser).__module__), "settings": dataclasses.asdict(eraser),
             "version": __version__, "model": base.fingerprint,
-            "erase": [dataclasses.asdict(c) for c in self.erase], "preserve": self.preserve,
+            "erase": [dataclasses.asdict(c) for c in self.erase], "preserve": [dataclasses.asdict(c) for c in self.preserve],
             "after": self.before.name(base) if self.before else "",
         }  # fmt: skip
         return name_of(recipe)
@@ -106,10 +106,11 @@ def recipes(
     how = {
         **dataclasses.asdict(sampler), "batch": batch or base.batch_size, "dtype": str(base.dtype).removeprefix("torch."),
     }  # fmt: skip
+    model = base.fingerprint
     return {
         label: [
             {
-                "model": base.fingerprint, "edit": print_, "prompt": c.prompt, "seed": c.seed,
+                "model": model, "edit": print_, "prompt": c.prompt, "seed": c.seed,
                 "sampler": {**how, "guidance": float(sampler.guidance if c.guidance is None else c.guidance)},
             }
             for c in cells

@@ -78,7 +78,7 @@ def task_record(
 
 def _edit(label: str, edit: Edit, file: str) -> Record:
     return {
-        "id": label, "method": edit.header.method, "file": file, "preserve": list(edit.header.preserve),
+        "id": label, "method": edit.header.method, "file": file, "preserve": [c.name for c in edit.header.preserve],
         "erase": [asdict(c) for c in edit.header.erase], **_cost(edit),
     }  # fmt: skip
 

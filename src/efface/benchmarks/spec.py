@@ -76,7 +76,7 @@ class Task:
 
     name: str
     erase: tuple[Concept, ...]
-    preserve: tuple[str, ...] = ()
+    preserve: tuple[Concept, ...] = ()
     cells: tuple[Cell, ...] = ()
     after: tuple[tuple[Concept, ...], ...] = ()
 
@@ -160,7 +160,7 @@ def protocol_hash(benchmark: Benchmark, task: Task) -> str:
         "benchmark": benchmark.name, "sampler": asdict(benchmark.sampler), "measures": benchmark.measures,
         "judges": {k: asdict(j) for k, j in benchmark.judges.items()},
         "erase": [asdict(c) for c in task.erase], "after": [[asdict(c) for c in one] for one in task.after],
-        "preserve": task.preserve, "cells": [list(asdict(c).values()) for c in task.cells],
+        "preserve": [asdict(c) for c in task.preserve], "cells": [list(asdict(c).values()) for c in task.cells],
     }  # fmt: skip
     return hashlib.sha256(json.dumps(said, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
 

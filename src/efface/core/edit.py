@@ -38,7 +38,7 @@ class Header:
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     erase: tuple[Concept, ...] = ()
-    preserve: tuple[str, ...] = ()
+    preserve: tuple[Concept, ...] = ()
     base: str = ""  # fingerprint of the model it was made for
     model: str = ""  # what the user called that model
     seed: int = 0
@@ -66,8 +66,9 @@ class Header:
         if signature := raw.get("signature"):
             Signature.read(signature)  # refused now, not when it is applied
         kept = {k: v for k, v in raw.items() if k in known}
-        kept["erase"] = tuple(Concept(**{**c, "prompts": tuple(c["prompts"])}) for c in raw.get("erase", ()))
-        return cls(**{**kept, "preserve": tuple(raw.get("preserve", ()))})
+        for name in ("erase", "preserve"):
+            kept[name] = tuple(Concept(**{**c, "prompts": tuple(c["prompts"])}) for c in raw.get(name, ()))
+        return cls(**kept)
 
 
 class Edit(ABC):

@@ -86,7 +86,7 @@ class Eraser(ABC):
             torch.manual_seed(self.seed)
             edit = self.run(base, erased, kept, rng, log or Log())
         header = Header(
-            method=type(self).__name__, settings=asdict(self), erase=erased, preserve=tuple(c.name for c in kept),
+            method=type(self).__name__, settings=asdict(self), erase=erased, preserve=kept,
             base=base.fingerprint, model=model, seed=self.seed, version=__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"), seconds=round(time.perf_counter() - started, 3),
             memory=used.bytes, notes=edit.header.notes, signature=base.signature.written(),
