@@ -255,9 +255,9 @@ def test_an_edit_without_a_recipe_is_shown_and_not_measured(folder: Path) -> Non
     TextMap(torch.zeros(4, 1), torch.ones(4, 1)).save("bare.safetensors")
     shown = api.show(Path("bare.safetensors"))
     assert (shown["method"], shown["erase"], shown["tensors"], shown["numbers"]) == ("", [], 2, 8)
-    with pytest.raises(UsageError, match="searches for no words"):
+    with pytest.raises(UsageError, match="expected an edit of a method that searches for words"):
         api.show_search(Path("bare.safetensors"), Path("page.html"))
-    with pytest.raises(UsageError, match=r"evaluate: bare does not say what it erases"):
+    with pytest.raises(UsageError, match=r"evaluate: expected concepts in the header of bare, got none"):
         api.evaluate([Path("bare.safetensors")])
     assert not (folder / "evaluation").exists()
 
@@ -278,7 +278,7 @@ def test_what_is_shown_is_the_whole_record(folder: Path) -> None:
         ({"guidance": float("inf")}, "--guidance: expected a finite number, got inf"),
         ({"output": Path("p.jpg")}, "ends in .png, got 'p.jpg'"),
         ({"output": Path("folder.png")}, "expected a file's name, got a folder"),
-        ({"keys": [Path("a.key.safetensors")]}, "--key: expected an edit that the key unlocks, got none"),
+        ({"keys": [Path("a.key.safetensors")]}, "--key: expected an edit for the key, got none"),
     ],
 )
 def test_pictures_that_cannot_be_drawn_are_refused_before_work(
@@ -313,7 +313,7 @@ def test_names_of_files_that_say_another_kind_are_refused() -> None:
 @pytest.mark.parametrize(
     ("index", "sentence"),
     [
-        ("[]", "expected a table in"),
+        ("[]", "expected a JSON object in"),
         ("{", "is damaged"),
         ('{"_class_name": "FluxPipeline"}', "got 'FluxPipeline'"),
         ("{}", "got ''"),

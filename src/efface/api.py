@@ -1,7 +1,7 @@
-"""What the command line, the studio and a notebook share: one function for each command, with values in and values out.
+"""The functions behind the command line, for notebooks and the studio as well: one for each command, with values in and values out.
 
-Nothing here prints, and what a user can mend is a UsageError or an EffaceError. Long work takes a `Log` and is split in two: a
-`Plan` or a `Sweep` is checked in a moment, without torch, and `erase` or `bench` carries it out.
+Nothing here prints; errors of the user are UsageError or EffaceError. Long work takes a `Log` and has two steps: making a `Plan` or a
+`Sweep` checks the arguments without torch, and `erase` or `bench` carries it out.
 """
 
 import csv
@@ -22,7 +22,7 @@ from efface.core.files import read_text, writable, write_text
 from efface.core.header import read_header
 from efface.core.log import Log
 
-if TYPE_CHECKING:  # these import torch, which takes seconds: a list or a wrong argument is answered before
+if TYPE_CHECKING:  # these import torch, which takes seconds: lists and wrong arguments are answered without it
     from efface.benchmarks.spec import Benchmark
     from efface.core.denoiser import Denoiser
     from efface.core.edit import Edit, Header
@@ -38,13 +38,13 @@ COST = {"": "none", "words": "seconds", "drawing": "minutes"}  # of a fit, by wh
 
 
 def listed(text: str, flag: str) -> list[str]:
-    """A list as users write it: separated by commas, with "quotes" around a name that has one, or @FILE.
+    """The names in a user's list: separated by commas, with "quotes" around a name that has a comma, or in a file, as @FILE.
 
     A file has one name a line, or is a CSV or TSV file with a column "concept", "name" or "prompt"; empty lines and lines that start
-    with # are left out.
+    with # are ignored.
 
     Raises:
-        UsageError: no such file, a file without names or without such a column, other separators, or a quote that is not closed.
+        UsageError: no such file, no names or no such column in it, other separators, or an unclosed quote.
     """
     if text.startswith("@"):
         return _read_list(Path(text[1:]), flag)
@@ -53,7 +53,9 @@ def listed(text: str, flag: str) -> list[str]:
     try:
         rows = list(csv.reader([text], skipinitialspace=True, strict=True))
     except csv.Error as error:
-        raise UsageError(f"{flag}: expected names separated by commas, got {text!r} ({error}); mend it") from error
+        raise UsageError(
+            f"{flag}: expected names separated by commas, got {text!r} ({error}); close the quote"
+        ) from error
     return [name.strip() for row in rows for name in row if name.strip()]
 
 
@@ -77,7 +79,7 @@ def _read_list(path: Path, flag: str) -> list[str]:
 
 
 def concepts(names: Iterable[str], model: str = MOJI, *, to: str = "", kind: str = "") -> tuple[Concept, ...]:
-    """Concepts by their names; on Moji a group such as "alcohol" stands for its members, each with its kind.
+    """Concepts with these names; on Moji a group such as "alcohol" becomes its members, each with its kind.
 
     Raises:
         UsageError: an empty name, a name that is its own target, or no such kind.
@@ -89,25 +91,25 @@ def concepts(names: Iterable[str], model: str = MOJI, *, to: str = "", kind: str
         try:
             members = moji.members(name) if model == MOJI else [name]
             kinds = [moji.kind(member) if model == MOJI else "object" for member in members]
-        except UsageError:  # a word that Moji does not draw can be erased all the same
+        except UsageError:  # a concept that Moji does not draw can be erased as well
             members, kinds = [name], ["object"]
         found += [Concept(m, to, kind=cast(Any, kind or known)) for m, known in zip(members, kinds, strict=True)]
     return tuple(found)
 
 
 def prompt(concept: Concept) -> str:
-    """A prompt that asks for a concept: "an owl", "a picture in noto style", "a picture of Ada Lovelace"."""
+    """A prompt for a concept: "an owl", "a picture in noto style", "a picture of Ada Lovelace"."""
     if concept.kind == "style":
         return f"a picture in {concept.name} style"
     return f"a picture of {concept.name}" if concept.kind == "person" else article(concept.name)
 
 
 def load(model: str = MOJI, device: str = "cpu") -> "Denoiser":
-    """The model, without the progress bars of diffusers and transformers.
+    """Load a model, without the progress bars of diffusers and transformers.
 
     Raises:
         UsageError: no such model or device.
-        EffaceError: it is damaged.
+        EffaceError: the model is damaged.
     """
     import diffusers
     import transformers
@@ -124,10 +126,10 @@ def load(model: str = MOJI, device: str = "cpu") -> "Denoiser":
 
 @dataclass(frozen=True)
 class Plan:
-    """A fit that is checked and not begun: `plan` makes one, `erase` carries it out."""
+    """The checked arguments of a fit: `plan` makes one, `erase` carries it out."""
 
     method: str
-    settings: Mapping[str, Any]  # what differs from the defaults of the method or preset
+    settings: Mapping[str, Any]  # hyper-parameters that differ from the method's or preset's
     erase: tuple[Concept, ...]
     preserve: tuple[Concept, ...]
     output: Path
@@ -137,16 +139,16 @@ class Plan:
 
     @property
     def command(self) -> str:
-        """The command line that does the same."""
+        """The equivalent command line."""
         first = self.erase[0]
         usual = all(concepts([c.name], self.model)[0].kind == c.kind for c in self.erase)
-        said: dict[str, Any] = {
+        options: dict[str, Any] = {
             "method": self.method, "to": first.target, "kind": "" if usual else first.kind,
             "preserve": ",".join(_quoted(c.name) for c in self.preserve), **self.settings,
             "model": self.model if self.model != MOJI else "", "device": self.device if self.device != "cpu" else "",
             "seed": self.seed or "",
         }  # fmt: skip
-        flags = [word for k, v in said.items() if v != "" for word in (f"--{k.replace('_', '-')}", str(v))]
+        flags = [word for k, v in options.items() if v != "" for word in (f"--{k.replace('_', '-')}", str(v))]
         return command("erase", *(_quoted(c.name) for c in self.erase), *flags, "-o", str(self.output))
 
 
@@ -166,16 +168,16 @@ def plan(
     """Check the arguments of a fit; nothing is loaded.
 
     Args:
-        names: of concepts or of Moji's groups, or lists of them (see `listed`).
-        method: a method or preset, as `methods` lists them.
-        flags: texts of its hyper-parameters.
-        to: the target; "" is the unconditional prompt.
-        preserve: a list (see `listed`).
+        names: names of concepts or of Moji's groups, or lists of them (see `listed`).
+        method: a method or preset (see `methods`).
+        flags: its hyper-parameters, as text.
+        to: name of the target; "" is the unconditional prompt.
+        preserve: a list of names (see `listed`).
         output: file of the edit.
-        model: as `load` takes it.
-        device: as torch calls it.
-        kind: of the erased concepts; "": as Moji knows it, else object.
-        seed: of everything random in the method.
+        model: a model for `load`.
+        device: a torch device.
+        kind: kind of the erased concepts; "" is the kind in Moji, or object.
+        seed: random seed of the method.
 
     Raises:
         UsageError: an argument is wrong.
@@ -194,7 +196,9 @@ def plan(
     check(declared(**{**preset, **given}))
     kept = listed(preserve, "--preserve")
     if kept and not declared.keeps:
-        raise UsageError(f"--preserve: {method} takes no list of concepts to preserve, got {preserve!r}; leave it out")
+        raise UsageError(
+            f"--preserve: expected none, since {method} does not use preserved concepts, got {preserve!r}; leave it out"
+        )
     named = [name for word in names for name in (listed(word, "erase") or [word])]
     erased = concepts(named, model, to=to, kind=kind)
     resolve(model)
@@ -204,12 +208,12 @@ def plan(
 
 
 def erase(plan: Plan, log: Log | None = None, base: "Denoiser | None" = None) -> "Edit":
-    """Fit an edit and save it; training that was interrupted continues from the checkpoint beside its file.
+    """Fit an edit and save it; an interrupted training continues from its checkpoint in the same folder.
 
     Args:
-        plan: what to do.
-        log: where progress goes.
-        base: the model, where it is loaded already.
+        plan: the arguments.
+        log: receives progress.
+        base: the model, if it is already loaded.
 
     Raises:
         UsageError: the method refuses the concepts, or the model cannot be loaded.
@@ -228,10 +232,10 @@ def erase(plan: Plan, log: Log | None = None, base: "Denoiser | None" = None) ->
 
 
 def edits(paths: Mapping[str, Path], keys: Sequence[Path] = (), *, both: bool = False) -> "dict[str, Edit]":
-    """Edits by label; each key unlocks its edit, which `both` puts beside the locked one as "LABEL+key".
+    """Load edits by label; each key unlocks its edit, and `both` returns the locked edit and the unlocked one, as "LABEL+key".
 
     Raises:
-        UsageError: no such file, no edit, or a key that is for none of these edits.
+        UsageError: no such file, not an edit, or a key for another edit.
         EffaceError: a file is damaged.
     """
     from efface.core.edit import Keyed, Stack, flat, load_edit
@@ -242,9 +246,9 @@ def edits(paths: Mapping[str, Path], keys: Sequence[Path] = (), *, both: bool = 
     for path in keys:
         key = load_key(path)
         if key.lock not in locks:
-            got = ", ".join(locks) or "none that has a key"
+            got = ", ".join(locks) or "no edit with a key"
             raise UsageError(
-                f"--key {path}: made for edit {key.lock}, got {got}; give the key that was written beside the edit"
+                f"--key {path}: made for edit {key.lock}, got {got}; give the key that was saved with the edit"
             )
         label = locks[key.lock]
         unlocked = f"{label}+key" if both else label
@@ -253,7 +257,7 @@ def edits(paths: Mapping[str, Path], keys: Sequence[Path] = (), *, both: bool = 
 
 
 def stacked(paths: Sequence[Path], keys: Sequence[Path] = ()) -> "Edit":
-    """The edit in a file, or those in several as one.
+    """Load the edit in a file, or the edits in several files as one.
 
     Raises:
         UsageError: as `edits`, or edits for different models.
@@ -279,7 +283,7 @@ def generate(
     any_base: bool = False,
     log: Log | None = None,
 ) -> int:
-    """Draw pictures at equal seeds into one PNG file: a row of the unedited model without edits or with `compare`, one with the edits.
+    """Draw pictures at equal seeds into one PNG file: one row, or with `compare` a row of the unedited model above the edited one.
 
     Returns the number of rows.
 
@@ -292,7 +296,7 @@ def generate(
     if output.suffix.lower() != ".png":
         raise UsageError(f"--output: expected a file name that ends in .png, got {str(output)!r}; give such a name")
     if keys and not paths:
-        raise UsageError("--key: expected an edit that the key unlocks, got none; give it with --edit")
+        raise UsageError("--key: expected an edit for the key, got none; give it with --edit")
     writable(output)
     import numpy as np
     from PIL import Image
@@ -321,7 +325,7 @@ def bake(
     """Write a stock diffusers folder with the edits in its weights; returns their recipe.
 
     Raises:
-        UsageError: weights cannot hold the edit, or it is for another model.
+        UsageError: the edit cannot be baked into weights, or it is for another model.
         EffaceError: the folder cannot be written.
     """
     if output.suffix in (".safetensors", ".ckpt", ".pt", ".bin"):
@@ -345,11 +349,11 @@ def export(
     strength: float = 1.0,
     any_base: bool = False,
 ) -> "Exported":
-    """Write edits as one LoRA for other tools; `core.export.export` says how.
+    """Write edits as one LoRA for other tools, with `core.export.export`.
 
     Raises:
-        UsageError: no LoRA can hold the edit, or it is for another model.
-        EffaceError: it cannot be written.
+        UsageError: a LoRA cannot represent the edit, or it is for another model.
+        EffaceError: the file cannot be written.
     """
     from efface.core import export
 
@@ -357,25 +361,23 @@ def export(
 
 
 def show(path: Path) -> dict[str, Any]:
-    """The recipe in an edit's file, and how many tensors and numbers it holds; no tensor is read.
+    """The recipe in an edit's file, and its counts of tensors and of numbers; no tensor is read.
 
     Raises:
-        UsageError: no edit.
+        UsageError: not an edit.
         EffaceError: the file is damaged.
     """
     shapes, raw = read_header(path)
     if raw.get("kind") == "Key":
-        raise UsageError(
-            f"{path}: expected an edit, got the key of one; give the edit, and this file as its key (--key)"
-        )
+        raise UsageError(f"{path}: expected an edit, got a key; give the edit, and this file as its key (--key)")
     return {**raw, "tensors": len(shapes), "numbers": sum(map(math.prod, shapes.values()))}
 
 
 def show_search(path: Path, output: Path) -> str:
-    """Write a page of the words that the method's search found; returns the same as lines of text.
+    """Write a page of the words that the method's search found; returns them as lines of text.
 
     Raises:
-        UsageError: no edit, or its method searches for no words.
+        UsageError: not an edit, or its method does not search for words.
         EffaceError: a file is damaged or cannot be written.
     """
     from efface.report.targets import as_page, as_text, search_results
@@ -383,7 +385,7 @@ def show_search(path: Path, output: Path) -> str:
     record = show(path)
     if not search_results(record):
         raise UsageError(
-            f"show: {record.get('method')} searches for no words, so there is nothing to draw; leave --output out"
+            f"show: expected an edit of a method that searches for words, got {record.get('method')}; leave --output out"
         )
     write_text(output, as_page(record))
     return as_text(record)
@@ -436,19 +438,19 @@ def evaluate(
     log: Log | None = None,
     base: "Denoiser | None" = None,
 ) -> Measured:
-    """Measure edits that erase the same concepts beside the unedited Moji, and write a report.
+    """Measure edits that erase the same concepts, and the unedited Moji, and write a report.
 
     Args:
-        paths: the edits' files.
+        paths: files of the edits.
         output: folder of the run.
-        size: of Moji's benchmark.
-        keys: each adds the unlocked edit.
-        model: as `load` takes it.
-        device: as torch calls it.
-        any_base: measure edits that were made for other weights.
-        commands: that repeat this run.
-        log: where progress goes.
-        base: the model, where it is loaded already.
+        size: size of Moji's benchmark.
+        keys: files of keys; each adds the unlocked edit.
+        model: a model for `load`.
+        device: a torch device.
+        any_base: accept edits that were made for other weights.
+        commands: command lines that repeat this run, for the report.
+        log: receives progress.
+        base: the model, if it is already loaded.
 
     Raises:
         UsageError: the edits erase different concepts or are for another model, or the model does not draw Moji's pictures.
@@ -463,7 +465,7 @@ def evaluate(
         )
     for path in paths:
         read_header(path)
-    asked = benchmark(size=size)
+    declared = benchmark(size=size)
     from efface.benchmarks import run
     from efface.report.html import write_report
 
@@ -478,24 +480,23 @@ def evaluate(
     for edit in made.values():
         edit.require(base, any_base)
     rows = run.evaluate(
-        base, made, _task(erased, size), asked, output, model=model, any_base=any_base, log=log, commands=commands,
+        base, made, _task(erased, size), declared, output, model=model, any_base=any_base, log=log, commands=commands,
         files={p.stem: str(p) for p in paths},
     )  # fmt: skip
     return Measured(write_report(output), rows, list(made), str(output / "store"))
 
 
 def _erased(headers: "Mapping[str, Header]") -> tuple[Concept, ...]:
-    """The concepts that all these edits erase, as the edits have them; where targets differ, the target names all of them.
+    """The concepts that all these edits erase; if targets differ, the target lists all of them.
 
     Raises:
-        UsageError: an edit does not say what it erases, or they erase different concepts.
+        UsageError: a header without concepts, or edits that erase different concepts.
     """
     named: dict[str, dict[str, Concept]] = {}
     for label, header in headers.items():
         if not header.erase:
             raise UsageError(
-                f"evaluate: {label} does not say what it erases (its header names no concept); give an edit that "
-                "`efface erase` or Eraser.fit made"
+                f"evaluate: expected concepts in the header of {label}, got none; give an edit that `efface erase` or Eraser.fit made"
             )
         named[label] = {
             member.name: dataclasses.replace(member, target=c.target, kind=c.kind, prompts=c.prompts)
@@ -509,7 +510,7 @@ def _erased(headers: "Mapping[str, Header]") -> tuple[Concept, ...]:
     whole = []
     for name, concept in first.items():
         targets = list(dict.fromkeys(own[name].target for own in named.values()))
-        prompts = tuple(dict.fromkeys(said for own in named.values() for said in own[name].prompts))
+        prompts = tuple(dict.fromkeys(text for own in named.values() for text in own[name].prompts))
         target = " or ".join(t or "nothing" for t in targets) if len(targets) > 1 else targets[0]
         whole.append(dataclasses.replace(concept, target=target, prompts=prompts))
     return tuple(whole)
@@ -523,10 +524,10 @@ def _task(erased: Sequence[Concept], size: str) -> Any:
 
 
 def demo(concept: str = "tiger", *, output: Path = Path("efface-demo"), log: Log | None = None) -> Measured:
-    """Erase one of Moji's concepts with two methods, measure both, write a report; the run's commands repeat it number by number.
+    """Erase one of Moji's concepts with two methods, measure both, write a report; the report has commands that repeat the run.
 
     Raises:
-        UsageError: Moji does not know the concept.
+        UsageError: Moji does not draw the concept.
         EffaceError: a file cannot be written.
     """
     from efface.benchmarks.moji import erasing
@@ -549,7 +550,7 @@ def demo(concept: str = "tiger", *, output: Path = Path("efface-demo"), log: Log
 
 @dataclass(frozen=True)
 class Sweep:
-    """Methods to compare, checked and not begun: `sweep` makes one, `bench` carries it out."""
+    """The checked arguments of a comparison of methods: `sweep` makes one, `bench` carries it out."""
 
     methods: Sequence[str]
     benchmark: "Benchmark"
@@ -594,21 +595,21 @@ def sweep(
     """Check the arguments of a sweep; nothing is loaded.
 
     Args:
-        methods: separated by commas, presets included.
-        benchmark: by name.
-        concepts: of Moji's benchmark, a list; "" is all that `size` has.
-        size: of Moji's benchmark.
+        methods: methods and presets, separated by commas.
+        benchmark: name of the benchmark.
+        concepts: tasks of Moji's benchmark, a list; "" is all of `size`.
+        size: size of Moji's benchmark.
         output: folder for the leaderboard and the reports.
         store: a folder or an fsspec location; "" is OUTPUT/store.
-        retry: try again what failed before.
-        seeds: of the methods' training, separated by commas.
-        prompts: at most this many of each role and concept.
-        tasks: at most this many.
-        files: the benchmark's prompts, as NAME=PATH.
+        retry: repeat cells that failed before.
+        seeds: training seeds, separated by commas.
+        prompts: maximum number of prompts for each role and concept.
+        tasks: maximum number of tasks.
+        files: files of the benchmark's prompts, as NAME=PATH.
         judges: other detectors, as NAME=DETECTOR.
-        measures: instead of the benchmark's, a list; "" is none.
-        model: as `load` takes it; "" is the benchmark's own.
-        device: as torch calls it.
+        measures: measures instead of the benchmark's, a list; "" is none.
+        model: a model for `load`; "" is the benchmark's own.
+        device: a torch device.
 
     Raises:
         UsageError: an argument is wrong.
@@ -617,10 +618,10 @@ def sweep(
     from efface.erasers import settings
     from efface.models import resolve
 
-    asked = list(dict.fromkeys(word.strip() for word in methods.split(",") if word.strip()))
-    if not asked:
+    chosen = list(dict.fromkeys(word.strip() for word in methods.split(",") if word.strip()))
+    if not chosen:
         raise UsageError("--methods: nothing given; name at least one")
-    for method in asked:
+    for method in chosen:
         try:
             settings(method)
         except UsageError as error:
@@ -629,7 +630,7 @@ def sweep(
     prompt_files = {name: located(path) for name, path in _pairs("--file", files).items()}
     resolve(model or declared.model)
     return Sweep(
-        asked, declared, output, store or str(output / "store"), model or declared.model, seeds=_seeds(seeds),
+        chosen, declared, output, store or str(output / "store"), model or declared.model, seeds=_seeds(seeds),
         size=size if benchmark == MOJI else "", retry=retry, prompts=prompts, tasks=tasks, files=prompt_files, device=device,
     )  # fmt: skip
 
@@ -638,9 +639,9 @@ def bench(sweep: Sweep, *, commands: Sequence[str] = (), log: Log | None = None)
     """Fit each method for each task, draw, judge, and write a leaderboard.
 
     Args:
-        sweep: what to do.
-        commands: that repeat it.
-        log: where progress goes.
+        sweep: the arguments.
+        commands: command lines that repeat it, for the report.
+        log: receives progress.
 
     Raises:
         UsageError: a judge cannot be opened, a method refuses a task, or the model cannot be loaded.
@@ -662,7 +663,7 @@ def bench(sweep: Sweep, *, commands: Sequence[str] = (), log: Log | None = None)
 
 
 def _benchmark(name: str, concepts: str, size: str, judges: Mapping[str, str], measures: str | None) -> "Benchmark":
-    """The declaration asked for, with the user's own detectors and measures."""
+    """The benchmark's declaration, with the user's detectors and measures."""
     from efface.benchmarks import find, moji
 
     if name == MOJI:
@@ -671,7 +672,7 @@ def _benchmark(name: str, concepts: str, size: str, judges: Mapping[str, str], m
         declared = find(name)
         if concepts:
             raise UsageError(
-                f"--concepts: {name} has its own; leave the flag out, or thin it with --tasks and --prompts"
+                f"--concepts: expected none for {name}, got {concepts!r}; leave it out, or use --tasks and --prompts to run less"
             )
     if unknown := set(judges) - set(declared.judges):
         raise UsageError(f"--judge: {name} has no judge {min(unknown)!r}; it has {', '.join(declared.judges)}")
@@ -681,21 +682,21 @@ def _benchmark(name: str, concepts: str, size: str, judges: Mapping[str, str], m
 
 
 def _seeds(text: str) -> list[int]:
-    """Training seeds."""
+    """Training seeds from a list."""
     numbers = listed(text, "--seeds")
     right = numbers and all(n.isascii() and n.isdecimal() and int(n) < 2**63 for n in numbers)
     if not right:
         raise UsageError(
-            f"--seeds: expected numbers from 0 to 2^63 - 1 separated by commas, got {text!r}; give 0,1,2, say"
+            f"--seeds: expected numbers from 0 to 2^63 - 1 separated by commas, got {text!r}; give a list such as 0,1,2"
         )
     return list(dict.fromkeys(map(int, numbers)))
 
 
 def _pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
-    """NAME=VALUE, once for each."""
+    """NAME=VALUE pairs as a dictionary."""
     for one in given:
         if "=" not in one:
-            raise UsageError(f"{flag}: expected NAME=VALUE, got {one!r}; give such a pair")
+            raise UsageError(f"{flag}: expected NAME=VALUE, got {one!r}; give a name and a value")
     return dict(one.split("=", 1) for one in given)
 
 
@@ -703,8 +704,8 @@ def report(folder: Path, output: Path | None = None) -> Path:
     """Write the pages of a run or a sweep again from its scores; returns the first of them.
 
     Raises:
-        UsageError: no run or sweep, or no name for a page.
-        EffaceError: it cannot be written.
+        UsageError: not a folder of a run or a sweep, or not a name of an HTML file.
+        EffaceError: the page cannot be written.
     """
     from efface.report.html import write_report
 
@@ -712,11 +713,11 @@ def report(folder: Path, output: Path | None = None) -> Path:
 
 
 def compare(folders: Sequence[Path], output: Path = Path("comparison.html")) -> Path:
-    """Write a page of runs or sweeps side by side.
+    """Write a page that compares runs or sweeps.
 
     Raises:
-        UsageError: they cannot be compared, or no name for a page.
-        EffaceError: it cannot be written.
+        UsageError: the folders cannot be compared, or not a name of an HTML file.
+        EffaceError: the page cannot be written.
     """
     from efface.report.compare import write_comparison
 
@@ -749,7 +750,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Method:
-    """What a method says of itself."""
+    """A method's declarations."""
 
     name: str
     what: str  # one line
@@ -813,7 +814,7 @@ def benchmarks() -> "dict[str, Benchmark]":
 
 
 def benchmark(name: str) -> dict[str, str]:
-    """What a benchmark asks, needs and costs, by heading.
+    """A benchmark's protocol, requirements and cost, by heading.
 
     Raises:
         UsageError: no such benchmark.
@@ -826,20 +827,20 @@ def benchmark(name: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Stored:
-    """What a store holds, and what was done to it."""
+    """The contents of a store, and the results of the requested changes."""
 
     pictures: Mapping[tuple[str, str], int]  # by model and edit
     failures: Mapping[tuple[str, str], int]
     errors: Sequence[tuple[str, int]]  # the commonest
     bytes: Mapping[str, int]  # by kind of file
-    damaged: Sequence[str] | None = None  # pictures taken out; None where they were not looked at
+    damaged: Sequence[str] | None = None  # removed pictures; None if they were not checked
     removed: int | None = None
     saved: int | None = None
     forgotten: int | None = None
 
 
 def runs(store: str, *, verify: bool = False, retry: bool = False, compact: bool = False, remove: str = "") -> Stored:
-    """Check, tidy or thin a store as asked, then list what it holds.
+    """Check or clean up a store, then list its contents.
 
     Raises:
         UsageError: no store.
@@ -891,7 +892,7 @@ def doctor() -> Health:
 
 
 def command(*words: str) -> str:
-    """A command line that can be pasted into a shell."""
+    """A command line, quoted for a shell."""
     return shlex.join(["efface", *words])
 
 

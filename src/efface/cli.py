@@ -1,4 +1,4 @@
-"""The command line: each command parses its arguments, calls `efface.api`, and prints what came out and what to do next.
+"""The command line: each command parses its arguments, calls `efface.api`, and prints the result and the next command to run.
 
 Nothing heavy is imported before a command needs it, so that `--help`, lists and wrong arguments are answered at once.
 """
@@ -33,8 +33,8 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps")]
 Size = Annotated[
     str, typer.Option(help="size of Moji's benchmark: smoke (a minute), demo, quick (five minutes) or full")
 ]
-Keys = Annotated[list[Path] | None, typer.Option(help="file of a key, which brings back what its edit hides")]
-Strength = Annotated[float, typer.Option(help="strength of the edit: 0 changes nothing, 1 is as fitted")]
+Keys = Annotated[list[Path] | None, typer.Option(help="file of a key, which brings back the concepts its edit hides")]
+Strength = Annotated[float, typer.Option(help="strength of the edit: 0 is the unedited model, 1 the fitted edit")]
 AnyBase = Annotated[bool, typer.Option("--any-base", help="apply an edit even if it was made for another model")]
 
 
@@ -56,7 +56,7 @@ def erase(
     model: Model = "moji",
     device: Device = "cpu",
     kind: Annotated[
-        str, typer.Option(help="object, style, character, person, unsafe or mark; default: as Moji knows it, or object")
+        str, typer.Option(help="object, style, character, person, unsafe or mark; default: the kind in Moji, or object")
     ] = "",
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="random seed of the method")] = 0,
 ) -> None:
@@ -115,7 +115,7 @@ def evaluate(
     device: Device = "cpu",
     any_base: AnyBase = False,
 ) -> None:
-    """Measure edits on Moji; write a report. It says what they erase and what else they change, beside the unedited model."""
+    """Measure edits on Moji; write a report. It compares each edit with the unedited model: erased, preserved, robustness."""
     with _progress() as log:
         measured = api.evaluate(
             edit, output=output, size=size, keys=key or [], model=model, device=device, any_base=any_base,
@@ -155,7 +155,7 @@ def methods(name: Annotated[str | None, typer.Argument(help="method or preset")]
     m = api.method(name)
     _paper(m.paper)
     _wrap(f"{'Edit:':9}{' or '.join(m.makes)}", 9)
-    _wrap(f"{'Needs:':9}{'; '.join(m.needs) or 'nothing to learn from'}", 9)
+    _wrap(f"{'Needs:':9}{'; '.join(m.needs) or 'nothing'}", 9)
     out.print("\nHyper-parameters, each a flag of `efface erase`, and their defaults:\n")
     for p in m.parameters:
         _wrap(f"  {p.flag} {_value(p.default)}", 4)
@@ -185,7 +185,7 @@ def show(
     edit: Annotated[Path, typer.Argument(help="file of an edit")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="write a page with the words that a search found instead (AP, AGE)"),
+        typer.Option("-o", "--output", help="instead, write a page with the words that the search found (AP, AGE)"),
     ] = None,
 ) -> None:
     """Print the recipe in an edit's file. With --output, write a page with the words that a search found (AP, AGE)."""
@@ -215,13 +215,13 @@ def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="a .safetensors file, or a new folder for peft")],
     to: Annotated[str, typer.Option(help="format: diffusers, peft, or kohya (ComfyUI, A1111)")] = "diffusers",
     rank: Annotated[
-        int | None, typer.Option(min=1, help="rank of the low-rank approximation; needed where an edit has full rank")
+        int | None, typer.Option(min=1, help="rank of the low-rank approximation; required if an edit has full rank")
     ] = None,
     model: Model = "moji",
     strength: Strength = 1.0,
     any_base: AnyBase = False,
 ) -> None:
-    """Write an edit as a LoRA for other tools. Exact where it is of low rank, else its best approximation, with the error."""
+    """Write an edit as a LoRA for other tools. Exact if it has low rank, else the best approximation, with the error."""
     done = api.export(edit, output, to=to, rank=rank, model=model, strength=strength, any_base=any_base)
     if done.error:
         worst = max(done.errors, key=lambda name: done.errors[name])
@@ -291,7 +291,7 @@ def bench(
 def benchmarks(
     name: Annotated[str | None, typer.Argument(help="a benchmark")] = None,
 ) -> None:
-    """List the benchmarks, or say what one asks, needs and costs."""
+    """List the benchmarks, or print the protocol, requirements and cost of one."""
     if name:
         for heading, text in api.benchmark(name).items():
             _wrap(f"{heading}: {text}", 2)
@@ -314,7 +314,7 @@ def report(
 ) -> None:
     """Write the pages of a run or a sweep again from its scores. Nothing is drawn or judged."""
     page = api.report(folder, output)
-    out.print(f"{page}: open it in a browser. Beside it: the same numbers as CSV, JSON and LaTeX.")
+    out.print(f"{page}: open it in a browser. The same folder has the numbers as CSV, JSON and LaTeX.")
 
 
 @app.command()
@@ -330,37 +330,37 @@ def compare(
 def runs(
     store: Annotated[str, typer.Argument(help="store of a run, such as efface-demo/store, or an fsspec location")],
     verify: Annotated[bool, typer.Option("--verify", help="check every picture, and remove damaged ones")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="forget the errors, so that the next run tries again")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="remove the errors, so that the next run tries again")] = False,
     compact: Annotated[
-        bool, typer.Option("--compact", help="join the many files of scores into one a detector")
+        bool, typer.Option("--compact", help="merge the score files into one for each detector")
     ] = False,
     remove: Annotated[str, typer.Option(help="fingerprint of an edit whose pictures to remove")] = "",
 ) -> None:
-    """List what a store holds; check it, clean it up. It lists pictures by edit, errors and sizes."""
-    held = api.runs(store, verify=verify, retry=retry, compact=compact, remove=remove)
-    if held.damaged is not None:
-        out.print(f"{len(held.damaged)} damaged pictures taken out{''.join(f'{chr(10)}  {p}' for p in held.damaged)}")
-    if held.removed is not None:
-        out.print(f"{held.removed} pictures of edit {remove} taken out")
-    if held.saved is not None:
-        out.print(f"{held.saved} files saved")
-    if held.forgotten is not None:
-        out.print(f"{held.forgotten} errors forgotten: the next run tries those cells again")
+    """List the contents of a store; check it, clean it up. It lists pictures by edit, errors and sizes."""
+    stored = api.runs(store, verify=verify, retry=retry, compact=compact, remove=remove)
+    if stored.damaged is not None:
+        out.print(f"{len(stored.damaged)} damaged pictures removed{''.join(f'{chr(10)}  {p}' for p in stored.damaged)}")
+    if stored.removed is not None:
+        out.print(f"{stored.removed} pictures of edit {remove} removed")
+    if stored.saved is not None:
+        out.print(f"{stored.saved} fewer files")
+    if stored.forgotten is not None:
+        out.print(f"{stored.forgotten} errors removed: the next run tries those cells again")
     table = Table("model", "edit", "pictures", "errors", box=None)
-    for key in sorted({*held.pictures, *held.failures}):
+    for key in sorted({*stored.pictures, *stored.failures}):
         model, edit = key
-        table.add_row(model, edit or "unedited", *(str(n.get(key, 0)) for n in (held.pictures, held.failures)))
+        table.add_row(model, edit or "unedited", *(str(n.get(key, 0)) for n in (stored.pictures, stored.failures)))
     out.print(table)
-    for error, times in held.errors:
+    for error, times in stored.errors:
         out.print(f"  {times} x {error}")
-    out.print(f"{store}: {', '.join(f'{kind} {size / 2**20:.1f} MiB' for kind, size in held.bytes.items())}.")
-    if held.failures:
+    out.print(f"{store}: {', '.join(f'{kind} {size / 2**20:.1f} MiB' for kind, size in stored.bytes.items())}.")
+    if stored.failures:
         _next("runs", store, "--retry")
 
 
 @app.command()
 def doctor() -> None:
-    """Say what is installed, and whether the shipped model runs."""
+    """Check the installation: versions, devices, and whether the shipped model runs."""
     health = api.doctor()
     python = sys.version.split()[0]
     out.print(f"efface {__version__}, Python {python}, {os.cpu_count()} cores, {health.threads} threads")
@@ -381,7 +381,7 @@ def main() -> None:
     if "--version" in sys.argv[1:2]:
         sys.stdout.write(f"efface {__version__}\n")
         return
-    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):  # their warnings about each other are of no use here
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):  # hides their warnings about each other
         os.environ.setdefault(name, "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
@@ -401,12 +401,12 @@ def _explain(error: BaseException) -> int:
     if isinstance(error, typer.Exit):
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        err.print("Interrupted. What was finished is kept; the same command continues from the last checkpoint.")
+        err.print("Interrupted. Finished work is saved; run the same command to continue from the last checkpoint.")
         return INTERRUPTED
     if isinstance(error, EffaceError):
         err.print(f"efface: {error}")
         return error.exit_code
-    if sentence := getattr(error, "format_message", None):  # the parser's own complaints, whichever click typer carries
+    if sentence := getattr(error, "format_message", None):  # the parser's own errors
         err.print(f"efface: {sentence().rstrip('.')}. See: efface --help")
         return 2
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -423,7 +423,7 @@ def _explain(error: BaseException) -> int:
 
 
 def _split(words: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Names and the method's own flags, which the parser does not know: `--name value` or `--name=value`."""
+    """Split into concept names and the method's hyper-parameter flags: `--name value` or `--name=value`."""
     names, flags, rest = [], {}, list(words)
     while rest:
         word = rest.pop(0)
@@ -434,18 +434,20 @@ def _split(words: list[str]) -> tuple[list[str], dict[str, str]]:
             continue
         flag, equals, value = word.partition("=")
         if not equals and not rest:
-            raise UsageError(f"erase: {flag} needs a value; `efface methods NAME` lists a method's flags")
+            raise UsageError(
+                f"erase: expected a value after {flag}, got none; `efface methods NAME` lists a method's flags"
+            )
         flags[flag.removeprefix("--").replace("-", "_")] = value if equals else rest.pop(0)
     return names, flags
 
 
 def _next(*words: str) -> None:
-    """The command to run next, to be pasted into a shell."""
+    """Print the command to run next, quoted for a shell."""
     out.print(f"Next: {api.command(*words)}")
 
 
 def _where(model: str, device: str) -> list[str]:
-    """The flags of a model and a device that are not the usual ones."""
+    """The flags for a model and a device that are not the defaults."""
     given = {"--model": (model, "moji"), "--device": (device, "cpu")}
     return [word for flag, (value, usual) in given.items() if value != usual for word in (flag, value)]
 
@@ -455,7 +457,7 @@ def _and(names: Sequence[str]) -> str:
 
 
 def _value(value: Any) -> str:
-    """A hyper-parameter as one would type it."""
+    """A hyper-parameter as typed on the command line."""
     return "''" if value == "" else str(value)
 
 
@@ -487,20 +489,20 @@ def _paper(text: str) -> None:
 
 
 def _scores(measured: api.Measured) -> None:
-    """The rates of a run, and how many pictures count nowhere."""
+    """Print the rates of a run, and the number of pictures without a score."""
     table = Table("", "erased (ESR-1)", "neighbours kept (PSR-1)", "distant kept (PSR-1)", box=None)
     for label, rates in measured.rates.items():
         table.add_row(label, *map(str, rates))
-    if measured.rates:  # judges without a first guess count other things, which the page has
+    if measured.rates:  # judges that do not rank labels have other scores, which are on the page
         out.print(table)
     if measured.failures:
         seen = api.command("runs", measured.store)
-        out.print(f"{measured.failures} pictures could not be made or judged and count nowhere. See: {seen}")
+        out.print(f"{measured.failures} pictures could not be made or judged and are not counted. See: {seen}")
 
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Log]:
-    """A log that draws a bar with rate and time left."""
+    """A log that draws a progress bar with rate and remaining time."""
     from efface.progress import bar
 
     with bar(err) as log:

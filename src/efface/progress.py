@@ -1,4 +1,4 @@
-"""Progress on a terminal: a bar with rate and time left for each stage, and the latest loss."""
+"""Progress bars on a terminal: one for each stage, with rate, remaining time and the latest loss."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from rich.text import Text
 
 from efface.core.log import Log
 
-if TYPE_CHECKING:  # a bar is made before it is known whether there is anything to do
+if TYPE_CHECKING:  # the command line makes a bar before it imports torch
     from torch import Tensor
 
 
@@ -24,7 +24,7 @@ class Rate(ProgressColumn):
 
 
 class BarLog(Log):
-    """A Log that draws, from its first stage on."""
+    """A Log that draws progress bars, from its first stage on."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class BarLog(Log):
         return lambda n: self.progress.update(task, advance=n)
 
     def loss(self, value: "Tensor") -> None:
-        """Show the loss beside the bar."""
+        """Show the loss next to the bar."""
         if self.task is not None:
             self.progress.update(self.task, loss=f"loss {value.item():.4f}")
 

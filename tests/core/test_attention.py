@@ -40,7 +40,7 @@ def test_own_words_are_found_wherever_they_stand(base: Denoiser) -> None:
     assert len(words[1]) > 1  # a name of several tokens
     assert own(cond, names)[1].nonzero()[0] == 2
     with pytest.raises(
-        UsageError, match=r"^attention: expected prompts that say their concept, got prompt 1 without it"
+        UsageError, match=r"^attention: expected prompts that contain their concept, got prompt 1 without it"
     ):
         own(base.embed(["tiger", "lion"]), [names[0]] * 2)
 

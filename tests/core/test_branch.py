@@ -164,7 +164,7 @@ def test_gradients_reach_the_leaves(base: Denoiser) -> None:
 def test_weights_cannot_hold_it(base: Denoiser) -> None:
     for edit in (plus(base), plus(base) + plus(base, 1)):
         with pytest.raises(
-            UsageError, match="^bake: expected an edit of weights, got one that adds modules which no stock"
+            UsageError, match="^bake: expected an edit of weights, got one that adds modules that a stock"
         ):
             edit.bake(pipeline())
     assert torch.equal(probe((plus(base) * 0.0)(base), "a"), probe(base, "a"))

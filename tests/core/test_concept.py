@@ -45,14 +45,14 @@ def test_names_become_concepts_with_the_target_and_concepts_keep_theirs() -> Non
         (lambda: Concept(" "), "concept: the name is empty; give the words to erase or preserve, such as 'tiger'"),
         (
             lambda: Concept("tiger", prompts=("big cat", " ")),
-            "concept: expected words in `prompts`, got ('big cat', ' '); leave the empty one out",
+            "concept: expected text in `prompts`, got ('big cat', ' '); leave the empty one out",
         ),
         (
             lambda: Concept("Tiger", " tiger"),
             "concept: 'Tiger' is its own target; give another target, or '' for nothing",
         ),
         (lambda: Concept("tiger", kind="objekt"), "concept: unknown kind 'objekt'; did you mean 'object'?"),
-        (lambda: concepts(["tiger", 3]), "concepts[1]: expected words or a Concept, got int"),
+        (lambda: concepts(["tiger", 3]), "concepts[1]: expected a string or a Concept, got int; give its name"),
     ],
 )
 @pytest.mark.usefixtures("untyped")

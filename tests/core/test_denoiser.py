@@ -35,7 +35,7 @@ def test_the_schedule_is_stable_diffusions(base: Denoiser) -> None:
 
 def test_more_steps_than_levels_are_refused(base: Denoiser) -> None:
     assert len(base.timesteps(1000)) == 1000
-    sentence = "^steps: expected at most 1000 of a sampler, got 1001; give fewer$"
+    sentence = "^steps: expected at most 1000, got 1001; give fewer$"
     with pytest.raises(UsageError, match=sentence):
         base.timesteps(1001)
     with pytest.raises(UsageError, match=sentence):
@@ -419,7 +419,7 @@ def test_another_pipeline_is_refused_by_name() -> None:
 
 def test_another_prediction_type_is_refused() -> None:
     with pytest.raises(
-        UsageError, match="model: expected epsilon or v_prediction, got 'sample'; this family is not supported yet"
+        UsageError, match="model: expected prediction_type epsilon or v_prediction, got 'sample'; give another model"
     ):
         Denoiser(pipeline("sample"))
 
@@ -446,8 +446,8 @@ def test_load_passes_a_denoiser_and_wraps_a_pipeline(base: Denoiser) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("/no/such/folder", "model: '/no/such/folder' is no folder and no Hub id"),
-        ("x.safetensors", "model: 'x.safetensors' is no folder and no Hub id"),
+        ("/no/such/folder", "model: '/no/such/folder' is neither a folder nor a Hub id"),
+        ("x.safetensors", "model: 'x.safetensors' is neither a folder nor a Hub id"),
     ],
 )
 def test_a_wrong_path_is_one_sentence(name: str, sentence: str) -> None:

@@ -171,7 +171,7 @@ def test_without_takes_one_edit_off(base: Denoiser) -> None:
     assert not differing(snapshot(stack.without(0)(base)), snapshot(two(base)))
     assert not differing(snapshot(stack.without(-1)(base)), snapshot(one(base)))
     assert len((one + one).without(0).edits) == 1
-    with pytest.raises(UsageError, match="stack: expected an index below 2, got 2; `edits` lists what it holds"):
+    with pytest.raises(UsageError, match="stack: expected an index below 2, got 2; `edits` lists its edits"):
         stack.without(2)
     with pytest.raises(UsageError, match="stack: expected edits of one base, got none"):
         Stack([one]).without(0)
@@ -215,7 +215,7 @@ def test_another_base_is_refused_unless_asked_for(base: Denoiser, edit: Edit) ->
         edit(other)
     assert str(caught.value) == (
         f"edit: made for base {base.fingerprint} (toy), this model is {other.fingerprint}; "
-        "give that model, or any_base=True (--any-base) to apply it all the same"
+        "give that model, or any_base=True (--any-base) to apply the edit anyway"
     )
     assert moved(other, edit(other, any_base=True), "a tiger") > 0.01
 
@@ -225,7 +225,7 @@ def test_a_model_of_another_shape_is_refused_even_then(base: Denoiser, monkeypat
     narrow = tiny()
     with pytest.raises(
         UsageError,
-        match=r"^edit: maps text rows of width 64, unet\..* reads rows of 32; give the model it was made for$",
+        match=r"^edit: maps token embeddings of width 64, unet\..* reads 32; give the model it was made for$",
     ):
         text_map(base)(narrow, any_base=True)
     name = next(iter(base.params("xattn.kv")))
@@ -359,7 +359,7 @@ def _truncated(path: Path) -> None:
             UsageError,
             "a safetensors file, but not an edit of efface (no 'efface' header); give one `efface erase` wrote",
         ),
-        (_truncated, EffaceError, "damaged or no safetensors file ("),
+        (_truncated, EffaceError, "damaged, or not a safetensors file ("),
     ],
 )
 def test_a_bad_file_is_one_sentence(

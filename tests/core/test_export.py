@@ -406,8 +406,8 @@ def embedding(base: Denoiser) -> LowRank:
     return LowRank({"text.embeddings.token_embedding.weight": (torch.ones(600, 1), torch.ones(1, WIDTH))}, header(base))
 
 
-KINDS = "edit: expected a TextMap, LowRank, Delta or a Stack of them, got Gate, which is no sum of matrices; "
-PARTS = "edit: expected weights of linear layers and convolutions, which are all a LoRA carries, got "
+KINDS = "edit: expected a TextMap, LowRank, Delta or a Stack of them, got Gate, which a LoRA cannot represent; "
+PARTS = "edit: expected weights of linear layers and convolutions, since a LoRA has no others, got "
 REMEDY = "; fit the edit low-rank, or bake it into the pipeline"
 BOTH = (
     "to: expected an edit of the U-Net or of the text encoder, since a peft folder holds one model, got one of both; "
@@ -419,11 +419,11 @@ BOTH = (
     ("make", "options", "sentence"),
     [
         (text_map, {"to": "lyco"}, "to: unknown format 'lyco'; known: diffusers, kohya, peft"),
-        (delta, {}, "rank: expected 1 to 32 for a Delta, got none; give what to keep, such as 16 (--rank 16)"),
+        (delta, {}, "rank: expected 1 to 32 for a Delta, got none; give a rank, such as 16 (--rank 16)"),
         (
             lambda base: text_map(base) + delta(base),
             {},
-            "rank: expected 1 to 32 for a Delta, got none; give what to keep, such as 16 (--rank 16)",
+            "rank: expected 1 to 32 for a Delta, got none; give a rank, such as 16 (--rank 16)",
         ),
         (delta, {"rank": 33}, "rank: expected 1 to 32, the most a matrix of this edit has, got 33; give one of them"),
         (delta, {"rank": 0}, "rank: expected 1 to 32, the most a matrix of this edit has, got 0; give one of them"),

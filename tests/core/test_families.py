@@ -148,7 +148,9 @@ def test_a_size_that_nobody_says_is_a_sentence() -> None:
     pipe = pipeline()
     pipe.unet.register_to_config(sample_size=None)
     pipe.vae.register_to_config(sample_size=None)
-    with pytest.raises(UsageError, match="model: expected a size of latents, got sample_size null"):
+    with pytest.raises(
+        UsageError, match="model: expected a sample_size, got null in the configurations of both unet and vae"
+    ):
         Denoiser(pipe).noise([0])
 
 
@@ -222,7 +224,7 @@ def test_a_folder_without_its_tokenizer_is_one_sentence(base: Denoiser, tmp_path
     for file in (tmp_path / "tokenizer").iterdir():
         file.unlink()
     (tmp_path / "tokenizer").rmdir()
-    with pytest.raises(UsageError, match="model: expected a tokenizer that knows words, got one that knows none"):
+    with pytest.raises(UsageError, match="model: expected a tokenizer with a vocabulary, got one without"):
         load(tmp_path)
 
 

@@ -186,7 +186,7 @@ def test_it_cannot_be_baked(base: Denoiser, edit: Guidance) -> None:
         with pytest.raises(UsageError) as caught:
             one.bake(pipe)
         assert str(caught.value) == (
-            "bake: expected an edit of weights, got one that steers the sampler and has no weights to write; "
+            "bake: expected an edit of weights, got one that changes the sampler's guidance and no weights; "
             "apply it with edit(model)"
         )
     assert not differing(before, snapshot(Denoiser(pipe)))

@@ -118,7 +118,7 @@ def test_a_truncated_file_is_one_sentence(tmp_path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(EffaceError) as caught:
         read_tensors(path)
-    assert str(caught.value).startswith(f"{path}: damaged or no safetensors file (")
+    assert str(caught.value).startswith(f"{path}: damaged, or not a safetensors file (")
     assert str(caught.value).endswith("); copy or make it again")
     assert not isinstance(caught.value, UsageError)
 

@@ -118,7 +118,7 @@ def test_a_key_of_another_edit_is_refused(base: Denoiser, tmp_path: Path) -> Non
     with pytest.raises(UsageError, match=f"^key: made for edit {two.lock}, this edit is {one.lock}; give the key that"):
         one.unlocked(two.key)
     one.save(tmp_path / "x.safetensors")
-    with pytest.raises(UsageError, match="expected an edit, got the key of one"):
+    with pytest.raises(UsageError, match="expected an edit, got a key; give the edit"):
         load_edit(tmp_path / "x.key.safetensors")
     with pytest.raises(UsageError, match="expected a key, got an edit of kind Keyed"):
         load_key(tmp_path / "x.safetensors")
@@ -131,7 +131,7 @@ def test_a_key_of_another_edit_is_refused(base: Denoiser, tmp_path: Path) -> Non
     ):
         header = {"kind": "Key", "concepts": [], "lock": "x"} | spoilt
         write_tensors(tmp_path / "spoilt.safetensors", {}, {k: v for k, v in header.items() if v is not None})
-        with pytest.raises(EffaceError, match="spoilt.safetensors: damaged, for a part of the key is missing"):
+        with pytest.raises(EffaceError, match="spoilt.safetensors: damaged: a part of the key is missing"):
             load_key(tmp_path / "spoilt.safetensors")
 
 
@@ -145,7 +145,7 @@ def test_hidden_it_can_be_written_into_weights_unlocked_it_cannot(base: Denoiser
     pipe = pipeline()
     keyed(base).bake(pipe)
     assert torch.equal(probe(Denoiser(pipe), "tiger"), probe(keyed(base)(base), "tiger"))
-    with pytest.raises(UsageError, match="got one that was unlocked, and weights cannot hold its key"):
+    with pytest.raises(UsageError, match="got one that is unlocked, and a key cannot be stored in weights"):
         unlocked(keyed(base)).bake(pipeline())
 
 
@@ -184,5 +184,5 @@ def test_hidden_it_exports_as_its_weights_and_unlocked_not_at_all(base: Denoiser
     one, two = (load_file(tmp_path / f"{n}.safetensors") for n in "ab")
     assert one.keys() == two.keys()
     assert all(torch.equal(one[k], two[k]) for k in one)
-    with pytest.raises(UsageError, match="got an unlocked edit, which is no sum of matrices"):
+    with pytest.raises(UsageError, match="got an unlocked edit, which a LoRA cannot represent"):
         export(unlocked(keyed(base)), base, tmp_path / "c.safetensors")

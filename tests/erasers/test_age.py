@@ -120,7 +120,7 @@ def test_a_target_that_was_asked_for_is_the_target(base: Denoiser, watch: Watch)
         assert not (found.cond.ids[~mine] == red).all(1).all()
     assert edit.header.notes["found"]["tiger"]["shares"] == {"red car": [1.0, 1.0, 1.0]}
     with pytest.raises(
-        UsageError, match=r"^AGE.fit: 'tiger' shall become 'boat', which is erased itself; give another"
+        UsageError, match=r"^AGE.fit: 'tiger' has the target 'boat', which is erased itself; give another"
     ):
         AGE(**SMALL).fit(base, (Concept("tiger", "boat"), Concept("boat")))
 

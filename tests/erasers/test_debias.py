@@ -371,7 +371,7 @@ def test_presets_need_no_list_of_what_stays(base: Denoiser, preset: str) -> None
 
 @pytest.mark.parametrize("asked", [{"attributes": "red,red"}, {"attributes": "red,blue", "wording": "{atribute} one"}])
 def test_attributes_that_read_alike_are_refused(base: Denoiser, asked: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match="^Debias.attributes: expected some that read unlike, got 'red,"):
+    with pytest.raises(UsageError, match="^Debias.attributes: expected different embeddings, got 'red,"):
         Debias(**asked, classifier="").fit(base, "tiger")
 
 

@@ -1,4 +1,4 @@
-"""Cross-attention, recorded while a denoiser predicts: which places of a picture listen to which words."""
+"""Cross-attention maps, recorded during predictions: how much each position of a picture attends to a concept's tokens."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,30 +16,31 @@ Maps = Mapping[str, Float[Tensor, "b heads places s"]]
 
 
 def own(cond: Cond, names: Sequence[Cond]) -> Bool[Tensor, "b n"]:
-    """Token positions of each prompt that say its concept: where the ids of `names[i]`, embedded alone, stand in prompt i.
+    """True at the token positions of each prompt's concept: wherever the token ids of `names[i]` occur in prompt i.
 
     Raises:
-        UsageError: a prompt does not say its concept.
+        UsageError: a prompt does not contain its concept.
     """
-    said = torch.zeros_like(cond.mask, dtype=torch.bool)
-    for i, row in enumerate(said):
+    owned = torch.zeros_like(cond.mask, dtype=torch.bool)
+    for i, row in enumerate(owned):
         (words,), (ids,), places = names[i].word_ids(), cond[[i]].word_ids(), cond.words[i].nonzero()[:, 0]
         starts = [k for k in range(len(ids) - len(words) + 1) if ids[k : k + len(words)] == words]
         if not starts:
             raise UsageError(
-                f"attention: expected prompts that say their concept, got prompt {i} without it; give a shorter prompt"
+                f"attention: expected prompts that contain their concept, got prompt {i} without it; give a shorter prompt"
             )
         for k in starts:
             row[places[k : k + len(words)]] = True
-    return said
+    return owned
 
 
 @contextmanager
 def recorded(model: Denoiser, own: Bool[Tensor, "#b n"]) -> Iterator[dict[str, Tensor]]:
-    """Attention that each cross-attention pays to the positions `own` while `model` predicts, with gradient where there is one.
+    """Record the attention that each cross-attention layer pays to the positions `own` while `model` predicts, with gradients.
 
-    Yields a dictionary that each call of `model.predict` fills anew: {layer: softmax(q kᵀ scale) (b, heads, places, s)}, where s runs
-    over the positions that any prompt owns and is 0 where this prompt does not. It holds for stock attention, whatever its backend.
+    Yields a dictionary that each call of `model.predict` overwrites: {layer: softmax(q kᵀ scale) (b, heads, places, s)}, where s runs
+    over the positions that any prompt owns; a prompt's values are 0 at positions it does not own. Works for stock attention with any
+    backend.
     """
     maps: dict[str, Tensor] = {}
     with ExitStack() as stack:
@@ -53,7 +54,10 @@ def _listen(stack: ExitStack, name: str, layer: Attention, own: Tensor, maps: di
     inner = stack.enter_context(ExitStack())
 
     def begin(*_: Any) -> None:
-        for part in ("to_q", "to_k"):  # only now: hooks run in the order they came, and adapters have added theirs
+        for part in (
+            "to_q",
+            "to_k",
+        ):  # registered here, since hooks run in order of registration, after those of adapters
             hook = getattr(layer, part).register_forward_hook(lambda m, i, out, part=part: heard.update({part: out}))
             inner.callback(hook.remove)
 
@@ -61,7 +65,7 @@ def _listen(stack: ExitStack, name: str, layer: Attention, own: Tensor, maps: di
         inner.close()
         q, k = (heard.pop(part).unflatten(2, (layer.heads, -1)).transpose(1, 2) for part in ("to_q", "to_k"))
         scores = q @ k.transpose(2, 3) * layer.scale
-        if (hidden := named.get("attention_mask")) is not None:  # as an edit's keys hide padding
+        if (hidden := named.get("attention_mask")) is not None:  # set when an edit's keys append rows
             scores = scores + hidden[:, None]
         attention = scores.softmax(3, dtype=torch.promote_types(scores.dtype, torch.float32))
         used = own.any(0).nonzero()[:, 0]
@@ -72,12 +76,12 @@ def _listen(stack: ExitStack, name: str, layer: Attention, own: Tensor, maps: di
 
 
 def heat(maps: Maps, shape: tuple[int, int], side: int = 16) -> Float[Tensor, "b h w"]:
-    """Where each picture listens to its concept, between 0 and 1: the mean over heads, tokens and the layers of one resolution.
+    """Attention of each picture to its concept, scaled to [0, 1]: the mean over heads, tokens and the layers of one resolution.
 
     Args:
         maps: as recorded.
-        shape: height and width of the latents, which all layers share but for their scale.
-        side: the layers whose height is nearest to it are used; 16 is where Stable Diffusion's show objects best.
+        shape: height and width of the latents; all layers have this aspect ratio.
+        side: use the layers whose height is nearest to this; Stable Diffusion's maps of height 16 show objects best.
     """
     near = min({grid(m, shape) for m in maps.values()}, key=lambda g: abs(g[0] - side))
     layers = [m for m in maps.values() if grid(m, shape) == near]
@@ -87,13 +91,13 @@ def heat(maps: Maps, shape: tuple[int, int], side: int = 16) -> Float[Tensor, "b
 
 
 def grid(map: Float[Tensor, "b heads places s"], shape: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a layer that sees latents of `shape` at some scale."""
+    """Height and width of a layer's attention map, for latents of `shape`."""
     width = round((map.shape[2] * shape[1] / shape[0]) ** 0.5)
     return map.shape[2] // width, width
 
 
 def resized(masks: Float[Tensor, "b h w"], size: tuple[int, int]) -> Float[Tensor, "b places"]:
-    """Masks at a layer's resolution, one number a place: the share of each place that is masked."""
+    """Masks at a layer's resolution: the masked share of each position."""
     return torch.nn.functional.adaptive_avg_pool2d(masks, size).flatten(1)
 
 
@@ -111,7 +115,7 @@ def attention_loss(
 
 
 def focal(levels: int, low: int = 200, high: int = 400, sharpness: float = 0.05) -> Float[Tensor, "t"]:
-    """How often each noise level is met: σ(g (t - t1)) - σ(g (t - t2)), where concepts take shape (MACE, eq. 5)."""
+    """Sampling probability of each noise level: σ(g (t - t1)) - σ(g (t - t2)), the levels at which concepts form (MACE, eq. 5)."""
     t = torch.arange(levels, dtype=torch.float64)
     density = torch.sigmoid(sharpness * (t - low)) - torch.sigmoid(sharpness * (t - high))
     return density / density.sum()

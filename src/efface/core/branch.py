@@ -1,4 +1,4 @@
-"""Branches: small modules of an edit beside the denoiser's own, which add to the outputs of those."""
+"""Branches: small modules that an adapter edit adds to the outputs of the denoiser's modules."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -13,9 +13,9 @@ from efface.core.hooks import Added, BoundBranch
 
 
 class Branch(ABC):
-    """Small modules at named sites ("unet.….attn2.to_k") and their gate. Forms are the files of core/branches/.
+    """Small modules at named sites ("unet.….attn2.to_k") and their gate. The forms are in core/branches/, one file each.
 
-    `tensors` are their weights, in float32 (the very leaves, while they learn), `facts` what else the file must hold, as plain values.
+    `tensors` are their weights in float32 (in training, the autograd leaves themselves); `facts` are other values to save in the file.
     """
 
     forms: ClassVar[dict[str, type["Branch"]]] = {}
@@ -25,13 +25,13 @@ class Branch(ABC):
         Branch.forms[cls.__name__] = cls
 
     def __init__(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
-        """As a file holds them."""
+        """Take tensors and facts as a file stores them."""
         self.tensors, self.facts = dict(tensors), dict(facts or {})
 
     @abstractmethod
     def additions(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
-        """Beside `base`, whose text encoder reads what opens it: for the prompts of one call, what to add at each site."""
+        """A function from the prompts of one call to what to add at each site; the gates use `base`'s text encoder."""
 
     def bind(self, base: Denoiser, strength: float = 1.0, fingerprint: str = "") -> BoundBranch:
-        """What a denoiser's `branches` hold: `additions(base)`, at a strength."""
+        """The branch bound to a denoiser at a strength, ready for its `branches`."""
         return BoundBranch(self.additions(base), strength, fingerprint)

@@ -1,4 +1,4 @@
-"""What is to be erased or kept: words, never tensors."""
+"""Concepts to erase or preserve: a name, a target, other prompts for it, and a kind. No tensors."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Kind = Literal["object", "style", "character", "person", "unsafe", "mark"]
 
 @dataclass(frozen=True)
 class Concept:
-    """A concept by name, what it shall become (`target`, "" = the unconditional prompt) and further ways to say it.
+    """A concept: its name, its `target` ("" = the unconditional prompt), other prompts for it, and its kind.
 
     Raises:
         UsageError: the name or one of the prompts is empty, the name equals its target, or the kind is unknown.
@@ -23,13 +23,13 @@ class Concept:
     kind: Kind = "object"
 
     def __post_init__(self) -> None:
-        """Refuse what no method could erase."""
+        """Refuse concepts that no method can erase."""
         given = (self.prompts,) if isinstance(self.prompts, str) else self.prompts
-        object.__setattr__(self, "prompts", tuple(given))  # a list would not hash, a string is no row of letters
+        object.__setattr__(self, "prompts", tuple(given))  # a list is not hashable, and a string is one prompt
         if not self.name.strip():
             raise UsageError("concept: the name is empty; give the words to erase or preserve, such as 'tiger'")
         if not all(prompt.strip() for prompt in self.prompts):
-            raise UsageError(f"concept: expected words in `prompts`, got {self.prompts!r}; leave the empty one out")
+            raise UsageError(f"concept: expected text in `prompts`, got {self.prompts!r}; leave the empty one out")
         if same(self.name, self.target):
             raise UsageError(f"concept: {self.name!r} is its own target; give another target, or '' for nothing")
         if self.kind not in get_args(Kind):
@@ -37,30 +37,30 @@ class Concept:
 
     @property
     def phrases(self) -> tuple[str, ...]:
-        """The name and every other way to say it, without repetition."""
+        """The name and the other prompts, without repetition."""
         return tuple(dict.fromkeys((self.name, *self.prompts)))
 
 
 def article(words: str) -> str:
-    """The words with "a" or "an" before them, unless they bring an article of their own."""
+    """The words with "a" or "an" before them, unless they start with an article."""
     if words.lower().startswith(("a ", "an ", "the ")):
         return words
     return f"an {words}" if words[:1].lower() in tuple("aeiou") else f"a {words}"
 
 
 def same(a: str, b: str) -> bool:
-    """Whether two names are the same words, whatever their case and spacing."""
+    """Whether two names are equal, ignoring case and spacing."""
     return a.lower().split() == b.lower().split()
 
 
 def concepts(given: "str | Concept | Iterable[str | Concept]", target: str = "") -> tuple[Concept, ...]:
-    """Names or concepts as a tuple of concepts; plain names get `target`.
+    """Names and concepts as a tuple of concepts; plain names get `target`.
 
     Raises:
-        UsageError: an entry is neither words nor a Concept.
+        UsageError: an entry is neither a string nor a Concept.
     """
     items = (given,) if isinstance(given, str | Concept) else tuple(given)
     for i, item in enumerate(items):
         if not isinstance(item, str | Concept):
-            raise UsageError(f"concepts[{i}]: expected words or a Concept, got {type(item).__name__}")
+            raise UsageError(f"concepts[{i}]: expected a string or a Concept, got {type(item).__name__}; give its name")
     return tuple(c if isinstance(c, Concept) else Concept(c, target) for c in items)

@@ -1,4 +1,4 @@
-"""What a batch of prompts becomes."""
+"""Prompt conditioning: a batch of prompts as token embeddings, token ids and masks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -13,9 +13,9 @@ from efface.core.errors import UsageError
 
 @dataclass(frozen=True)
 class Cond:
-    """What a batch of prompts becomes: token rows, their ids, and which positions hold what, as the model's family tells.
+    """A batch of prompts as the denoiser reads them: token embeddings (`tokens`), token ids, and masks of positions.
 
-    `mask` is 1 at real tokens (start, words, end) and 0 at padding; `words` is true at the prompt's own tokens, between start and end.
+    `mask` is 1 at real tokens (start, prompt, end) and 0 at padding; `words` is true at the prompt's own tokens, between start and end.
     """
 
     tokens: Float[Tensor, "b n d"]
@@ -65,34 +65,34 @@ class Cond:
 
     @property
     def counts(self) -> Int[Tensor, "b"]:
-        """Number of word tokens of each prompt; 0 for ""."""
+        """Number of tokens of each prompt, without start, end and padding; 0 for ""."""
         return self.words.sum(1)
 
     @property
     def end(self) -> Int[Tensor, "b"]:
-        """Position of each prompt's end token: the first, where padding is the end token too."""
+        """Position of each prompt's end token: the first one, if padding uses the end token too."""
         return self.mask.sum(1) - 1
 
     @property
     def last(self) -> Int[Tensor, "b"]:
-        """Position of each prompt's last word; that of the start token for ""."""
+        """Position of each prompt's last token before the end token; the start token's for ""."""
         return self.end - 1
 
     @property
     def full(self) -> Bool[Tensor, "b"]:
-        """Whether a prompt leaves no padding: it may have been truncated."""
+        """Whether a prompt has no padding: it may have been truncated."""
         return self.mask[:, -1] == 1
 
     @property
     def from_end(self) -> Bool[Tensor, "b n"]:
-        """The end token and all positions behind it, which have read the whole prompt."""
+        """True at the end token and all positions after it: under causal attention these depend on the whole prompt."""
         return torch.arange(self.ids.shape[1], device=self.ids.device) >= self.end[:, None]
 
     @property
     def end_tokens(self) -> Bool[Tensor, "b n"]:
-        """Positions that hold the end token: with the padding where that is the end token too (Stable Diffusion 1), else one."""
+        """True at every end token: also at the padding if that is the end token (Stable Diffusion 1)."""
         return self.ids == self.ids.gather(1, self.end[:, None])
 
     def word_ids(self) -> list[list[int]]:
-        """Token ids of each prompt's words, without start, end and padding."""
-        return [ids[said].tolist() for ids, said in zip(self.ids, self.words, strict=True)]
+        """Token ids of each prompt, without start, end and padding."""
+        return [ids[inside].tolist() for ids, inside in zip(self.ids, self.words, strict=True)]

@@ -1,7 +1,7 @@
-"""What a class declares (docstring, fields, class variables), read from its source: importing what its methods need takes seconds.
+"""Reads a class's declarations (docstring, fields, class variables) from its source, without importing its module.
 
 A list of methods or a mistyped flag must be answered at once, and importing torch and diffusers alone takes five seconds. Only the
-declarations of the class run here, so that nothing has to be written down twice and nothing can be out of date.
+declarations of the class are executed, so no declaration exists twice.
 """
 
 import ast
@@ -23,7 +23,7 @@ def declared(module: str, name: str) -> type:
     """A frozen dataclass with the declarations of class `name` of `module`, and those of its bases in efface; it has no methods."""
     node = _defined(module, name)
     if not isinstance(node, ast.ClassDef):
-        raise TypeError(f"{module}.{name} is no class")
+        raise TypeError(f"{module}.{name} is not a class")
     body: list[ast.stmt] = [n for n in node.body if isinstance(n, ast.AnnAssign | ast.Assign | ast.Expr)]
     bases = [_origin(module, base.id) for base in node.bases if isinstance(base, ast.Name)]
     space = {"__name__": module, **_names(module, body)}
@@ -66,14 +66,14 @@ def _tree(module: str) -> ast.Module:
 
 
 def _names(module: str, nodes: Iterable[ast.AST]) -> dict[str, Any]:
-    """The values of all names of the module that these nodes read."""
+    """The values of all names of the module that these nodes use."""
     read = [n for node in nodes for n in ast.walk(node) if isinstance(n, ast.Name)]
     own = {n.id for n in read if isinstance(n.ctx, ast.Store)}  # such as the variable of a comprehension
     return {n: value(module, n) for n in {n.id for n in read} - own if not hasattr(builtins, n)}
 
 
 def _origin(module: str, name: str) -> tuple[str, str]:
-    """The module that a name comes from, and its name there."""
+    """The module in which a name is defined, and its name there."""
     for node in _tree(module).body:
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
@@ -84,7 +84,7 @@ def _origin(module: str, name: str) -> tuple[str, str]:
 
 
 def _defined(module: str, name: str) -> ast.ClassDef | ast.FunctionDef | ast.expr:
-    """The class, the function or the assigned expression that a name of the module stands for."""
+    """The class, the function or the assigned expression of a name of the module."""
     for node in _tree(module).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return node

@@ -1,4 +1,4 @@
-"""A text-conditioned denoiser over a diffusers pipeline: the one thing every eraser, edit and measure is written against."""
+"""A text-conditioned denoiser that wraps a diffusers pipeline: the interface to the model for every eraser, edit and measure."""
 
 import copy
 import re
@@ -33,24 +33,24 @@ DTYPES = {
 
 
 class Denoiser:
-    """A text-to-image pipeline, seen as predictor, sampler and bag of named weights. What differs between families is `family`'s.
+    """A text-to-image pipeline as predictor, sampler and named weights. `family` has everything that differs between model families.
 
-    Weights are frozen. `fork` gives a denoiser that owns copies of some of them and shares every other tensor. What edits do besides:
-    `branches` add to the outputs of modules within `predict`, `keys` lengthen prompts there, `steers` add to every guided prediction
-    while sampling. `pipeline` knows nothing of the three.
+    Weights are frozen. `fork` returns a denoiser that owns copies of some weights and shares every other tensor. Edits can also set
+    `branches`, which add to module outputs in `predict`; `keys`, which append rows to prompts there; and `steers`, which correct the
+    guided prediction while sampling. `pipeline` does not contain these three.
     """
 
     steers: tuple[Steer, ...] = ()
     branches: tuple[BoundBranch, ...] = ()
     keys: tuple[ActiveKey | AppendedRows, ...] = ()
-    note: str = ""  # what `load` chose that was not asked for, as a sentence to print; "" where nothing
+    note: str = ""  # a choice that `load` made by itself, as a sentence to print; "" if none
 
     def __init__(self, pipeline: DiffusionPipeline) -> None:
         """Wrap `pipeline`, which is not changed except that its weights stop requiring gradients.
 
         Raises:
-            UsageError: a pipeline of another shape or prediction type, or without a tokenizer, text encoder or autoencoder, or
-                one whose weights are not in memory.
+            UsageError: a pipeline of an unknown family or prediction type, without a tokenizer, text encoder or autoencoder, or
+                with weights that are not in memory.
         """
         self.family = family_of(pipeline)
         self.pipeline: Any = pipeline
@@ -66,12 +66,12 @@ class Denoiser:
 
     @property
     def device(self) -> torch.device:
-        """Where the part that predicts lives."""
+        """Device of the U-Net."""
         return self.family.device(self.pipeline)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the part that predicts computes in."""
+        """Dtype of the U-Net."""
         return self.family.dtype(self.pipeline)
 
     @property
@@ -79,7 +79,7 @@ class Denoiser:
         """Channels, height and width of one latent.
 
         Raises:
-            UsageError: neither the U-Net's configuration nor the autoencoder's says the size.
+            UsageError: neither the U-Net's configuration nor the autoencoder's has a sample size.
         """
         return self.family.latent_shape(self.pipeline)
 
@@ -90,7 +90,7 @@ class Denoiser:
 
     @property
     def batch_size(self) -> int:
-        """Pictures that pass the denoiser and the autoencoder at once: by size and device, see `sampling.batch_size`."""
+        """Maximum batch of pictures for the denoiser and the autoencoder, by size and device: see `sampling.batch_size`."""
         _, height, width = self.latent_shape
         memory = None
         if self.device.type == "cuda":
@@ -109,17 +109,17 @@ class Denoiser:
             return Cond.cat([self.family.embed(self.pipeline, prompts[i : i + n]) for i in range(0, len(prompts), n)])
 
     def fits(self, prompt: str) -> bool:
-        """Whether the text encoder reads all of a prompt, with a place to spare."""
+        """Whether the text encoder reads all of a prompt, with at least one padding token left."""
         return not bool(self.embed([prompt]).full)
 
     def words(self, n: int) -> list[str]:
-        """The `n` most frequent words that the text encoder knows as one token; fewer where it knows fewer."""
+        """The tokenizer's `n` most frequent words of one token; fewer if it has fewer."""
         return self.family.common_words(self.pipeline, n)
 
     def everyday(self, n: int, besides: Iterable[str]) -> list[str]:
-        """The `n` most frequent words that none of these texts says, each bare and with its article."""
-        said = {word for text in besides for word in re.findall(r"\w+", text.lower())}
-        others = [w for w in self.words(n + len(said)) if w not in said][:n]
+        """The `n` most frequent words that none of the texts `besides` contains, each bare and with its article."""
+        used = {word for text in besides for word in re.findall(r"\w+", text.lower())}
+        others = [w for w in self.words(n + len(used)) if w not in used][:n]
         return [text for w in others for text in (w, article(w))]
 
     # -- predictions -----------------------------------------------------------------------------------------------
@@ -133,15 +133,15 @@ class Denoiser:
             return self.family.predict(self.pipeline, x, t, cond, reads)
 
     def to_x0(self, x: Tensor, t: Tensor, pred: Tensor) -> Tensor:
-        """The clean latent that a native prediction stands for."""
+        """The clean latent x0 that a native prediction implies."""
         return self.schedule.to_x0(x, t, pred)
 
     def to_eps(self, x: Tensor, t: Tensor, pred: Tensor) -> Tensor:
-        """The noise that a native prediction stands for."""
+        """The noise ε that a native prediction implies."""
         return self.schedule.to_eps(x, t, pred)
 
     def native(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """What a model predicts at level `t` that knows clean latents and noise."""
+        """The exact native prediction (ε, v or velocity) at level `t`, given clean latents and noise."""
         return self.schedule.native(x0, t, eps)
 
     def add_noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -165,11 +165,11 @@ class Denoiser:
         return torch.cat([self.family.decode(self.pipeline, part) for part in latents.split(self.batch_size)])
 
     def noise(self, seeds: Sequence[int], rng: str = "cpu") -> Float[Tensor, "b c h w"]:
-        """Start noise, one generator for each seed: a picture depends on its seed, never on its neighbours.
+        """Initial noise, from one generator for each seed: a picture does not depend on its batch.
 
         Args:
             seeds: one for each latent.
-            rng: the device whose generator draws; a GPU's draws other numbers than a CPU's.
+            rng: device of the generator; a GPU's generator gives other numbers than a CPU's.
 
         Raises:
             UsageError: no such device here.
@@ -200,18 +200,18 @@ class Denoiser:
         rng: str = "cpu",
         tick: Callable[[int], object] = lambda n: None,
     ) -> Float[Tensor, "b c h w"] | Float[Tensor, "s b c h w"]:
-        """A deterministic sampler (DDIM has η = 0) with classifier-free guidance, one picture for each seed.
+        """Sample latents deterministically (DDIM with η = 0) with classifier-free guidance, one for each seed.
 
         Args:
             cond: one prompt for all seeds, or one for each.
-            seeds: of the start noise, one for each picture.
-            steps: of the sampler.
-            guidance: scale s in e(∅) + s (e(c) - e(∅)), one for all or one for each; 1 for all means no guidance, but `steers`.
+            seeds: seeds of the initial noise, one for each picture.
+            steps: number of sampler steps.
+            guidance: scale s in e(∅) + s (e(c) - e(∅)), one for all or one for each; 1 for all skips guidance, except for `steers`.
             until: stop before this step: the latent there has noise level `timesteps(steps)[until]`; None runs to the end.
-            record: return every latent on the way instead of the last: (until + 1 or steps + 1, b, c, h, w), start noise first.
+            record: return the whole trajectory instead of the last latent: (until + 1 or steps + 1, b, c, h, w), initial noise first.
             sampler: one of the family's samplers: ddim, pndm, lms, euler, dpm++.
-            negative: prompt that takes the place of ∅.
-            rng: the device that draws the start noise.
+            negative: negative prompt, which replaces ∅.
+            rng: device of the generator of the initial noise.
             tick: called with the number of pictures that finished a step.
 
         Raises:
@@ -232,7 +232,7 @@ class Denoiser:
         rng: str = "cpu",
         tick: Callable[[int], object] = lambda n: None,
     ) -> list[UInt8[np.ndarray, "H W 3"]]:
-        """One picture for each (prompt, seed), as uint8 arrays; the rest as in `sample`.
+        """One picture for each (prompt, seed), as uint8 arrays (H W 3); other arguments as in `sample`.
 
         Raises:
             EffaceError: a picture is not finite.
@@ -252,11 +252,11 @@ class Denoiser:
     # -- weights ---------------------------------------------------------------------------------------------------
 
     def modules(self) -> dict[str, nn.Module]:
-        """What an edit can touch, by our prefix: {"unet": …, "text": …}."""
+        """Networks that an edit can change, by our prefix: {"unet": …, "text": …}."""
         return self.family.modules(self.pipeline)
 
     def text_readers(self) -> dict[str, nn.Linear]:
-        """Every layer that reads text rows, by name ("unet.….attn2.to_k"); the selection "xattn.kv" holds their weights."""
+        """Every layer that reads token embeddings, by name ("unet.….attn2.to_k"); the selection "xattn.kv" is their weights."""
         return self.family.text_readers(self.pipeline)
 
     def cross_attentions(self) -> dict[str, CrossAttention]:
@@ -264,11 +264,11 @@ class Denoiser:
         return self.family.cross_attentions(self.pipeline)
 
     def transformers(self) -> dict[str, nn.Module]:
-        """The transformers in which pictures meet text, by name."""
+        """The transformers with cross-attention, by name."""
         return self.family.transformers(self.pipeline)
 
     def parts(self) -> dict[str, nn.Module]:
-        """All networks that make a picture: what an edit can touch, and the autoencoder."""
+        """All networks of the pipeline: those that an edit can change, and the autoencoder."""
         return {**self.modules(), "vae": self.pipeline.vae}
 
     def params(self, where: str | Iterable[str] = "unet") -> dict[str, Tensor]:
@@ -292,7 +292,7 @@ class Denoiser:
         return {name: owned[name][0] for name in where}
 
     def fork(self, where: str | Iterable[str]) -> "Denoiser":
-        """A denoiser that owns copies of the weights `where` and shares every other tensor with this one."""
+        """A copy of this denoiser that owns the weights `where` and shares every other tensor with this one."""
         owned = {id(p) for p in self.params(where).values()}
         twin = copy.copy(self)
         with warnings.catch_warnings():  # diffusers warns when a component is assigned to a copied pipeline
@@ -308,7 +308,7 @@ class Denoiser:
 
     @property
     def fingerprint(self) -> str:
-        """Names the model in a store: 16 hex digits over everything that can differ in one picture, what edits add included."""
+        """Identifies the model in a store: 16 hex digits of a hash over everything that can change a picture, edits included."""
         added = [repr(steer) for steer in self.steers] + [one.fingerprint for one in (*self.branches, *self.keys)]
         tokenizers = [identity.tokenizer(getattr(self.pipeline, name)) for name in self.family.tokenizers]
         facts = [identity.configuration(self.pipeline.scheduler.config), tokenizers, added]
@@ -316,7 +316,7 @@ class Denoiser:
 
     @property
     def signature(self) -> Signature:
-        """Of the weights that an edit can touch, by which an edit is found to fit."""
+        """Signature of the weights that an edit can change: decides whether an edit fits this model."""
         return identity.signature(self.modules())
 
 
@@ -333,17 +333,17 @@ def load(
     dtype: str | torch.dtype = "float32",
     variant: str | None = None,
 ) -> Denoiser:
-    """A denoiser from "moji", a diffusers folder, a Hub id, or a pipeline that is already in memory.
+    """Load a denoiser from "moji", a diffusers folder, a Hub id, or a pipeline in memory.
 
     Args:
-        model: what to load; a denoiser or a pipeline is taken as it is.
-        device: where its weights go.
-        dtype: what it computes in: float32, bfloat16 or float16.
+        model: what to load; a denoiser or a pipeline is used as it is.
+        device: device of the weights.
+        dtype: dtype of the weights: float32, bfloat16 or float16.
         variant: of the weight files, "fp16" for "….fp16.safetensors"; None takes the plain ones, or the only one a folder has, and
             says so in `Denoiser.note`.
 
     Raises:
-        UsageError: no such model, no text-to-image pipeline, or no such dtype.
+        UsageError: no such model or dtype, or not a text-to-image pipeline.
         EffaceError: the folder or the Hub's answer is damaged.
     """
     if isinstance(model, Denoiser):

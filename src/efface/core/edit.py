@@ -33,7 +33,7 @@ FORMAT = 1  # of the file; a reader refuses what a newer efface wrote
 
 @dataclass(frozen=True)
 class Header:
-    """The recipe that travels with an edit: enough to make it again and to know what it is for."""
+    """The recipe in an edit's file: everything needed to fit the edit again and to know what it is for."""
 
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -45,22 +45,22 @@ class Header:
     version: str = ""
     created: str = ""
     seconds: float = 0.0
-    notes: Mapping[str, Any] = field(default_factory=dict)  # what the method found on its way, as plain values
-    memory: int | None = None  # bytes that fitting took at its height
-    signature: str = ""  # of the weights it was made for: an edit fits those, in whatever dtype
+    notes: Mapping[str, Any] = field(default_factory=dict)  # what the method records of the fit, as plain values
+    memory: int | None = None  # peak bytes of the fit
+    signature: str = ""  # of the weights it was made for, equal for every dtype: decides whether the edit fits a model
 
     def same_base(self, other: "Header") -> bool:
-        """Whether both were made for the same weights, be it in another dtype."""
+        """Whether both were made for the same weights, in any dtype."""
         if self.base == other.base or not (self.signature and other.signature):
             return self.base == other.base
         return Signature.read(self.signature).fits(Signature.read(other.signature))
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> "Header":
-        """From JSON; unknown entries of a newer minor version are left out.
+        """The header in JSON data; unknown entries of a newer minor version are ignored.
 
         Raises:
-            KeyError, TypeError, ValueError: it is no header.
+            KeyError, TypeError, ValueError: the data is not a header.
         """
         known = {f.name for f in fields(cls)}
         if signature := raw.get("signature"):
@@ -72,9 +72,9 @@ class Header:
 
 
 class Edit(ABC):
-    """Weights to change, held apart from the model. `edit(base)` leaves `base` alone; `edit * 0.5` is half as strong.
+    """A change to a model, stored apart from it. `edit(base)` does not change `base`; `edit * 0.5` is half as strong.
 
-    Subclasses name their tensors (`tensors`, `build`) and say which weights they change into what (`changes`).
+    Subclasses define their tensors (`tensors`, `build`) and the new values of the weights they change (`changes`).
     """
 
     kinds: ClassVar[dict[str, type["Edit"]]] = {}
@@ -90,29 +90,29 @@ class Edit(ABC):
         """New values of the weights this edit touches, computed from `base`."""
 
     def steers(self) -> tuple[Steer, ...]:
-        """What this edit adds to the sampler; most kinds add nothing."""
+        """Corrections of the sampler's guided prediction; none for most kinds."""
         return ()
 
     def branches(self, edited: Denoiser) -> tuple[BoundBranch, ...]:
-        """Modules of this edit beside those of the denoiser that has its weights already; most kinds have none."""
+        """Modules that add to module outputs of `edited`, a denoiser with the edit's weights; none for most kinds."""
         return ()
 
     def keys(self, edited: Denoiser) -> tuple[ActiveKey, ...]:
-        """What lengthens the prompts of the denoiser that has its weights already; most kinds do not."""
+        """Keys that append rows to the prompts of `edited`, a denoiser with the edit's weights; none for most kinds."""
         return ()
 
     def unbakeable(self) -> str:
-        """What of this edit no weight can hold, as the end of "an edit that …"; "" where weights hold all of it."""
+        """Why the edit cannot be baked into weights, as the end of "an edit that …"; "" if it can."""
         return ""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """What the file stores."""
+        """Tensors that the file stores, by name."""
 
     @classmethod
     @abstractmethod
     def build(cls, tensors: dict[str, Tensor], header: Header, raw: Mapping[str, Any]) -> "Edit":
-        """The inverse of `tensors`."""
+        """An edit from what its file stores: the inverse of `tensors`."""
 
     def __call__(self, base: Denoiser, *, any_base: bool = False) -> Denoiser:
         """The edited denoiser; `base` and its pipeline stay as they are.
@@ -130,10 +130,10 @@ class Edit(ABC):
         return edited
 
     def bake(self, pipeline: DiffusionPipeline, *, any_base: bool = False) -> None:
-        """Write the edit into a stock pipeline, in place: afterwards the pipeline needs no efface.
+        """Write the edit into the weights of a stock pipeline, in place: afterwards the pipeline needs no efface.
 
         Raises:
-            UsageError: weights cannot hold the edit, or it was made for other weights, unless `any_base`.
+            UsageError: the edit cannot be baked into weights, or it was made for other weights, unless `any_base`.
         """
         if more := self.unbakeable():
             raise UsageError(f"bake: expected an edit of weights, got one that {more}; apply it with edit(model)")
@@ -142,17 +142,17 @@ class Edit(ABC):
         _write(base, self.changes(base))
 
     def require(self, base: Denoiser, any_base: bool = False) -> None:
-        """Refuse weights the edit was not made for. The same weights in another dtype, or within LoRA layers, are the same.
+        """Refuse weights the edit was not made for. The same weights in another dtype, or wrapped by LoRA layers, are accepted.
 
         Raises:
-            UsageError: with both fingerprints.
+            UsageError: other weights; the message has both fingerprints.
         """
         if any_base or not self.header.base or self.header.base == base.fingerprint:
             return
         if not self.header.signature or not Signature.read(self.header.signature).fits(base.signature):
             raise UsageError(
                 f"edit: made for base {self.header.base} ({self.header.model}), this model is {base.fingerprint}; "
-                "give that model, or any_base=True (--any-base) to apply it all the same"
+                "give that model, or any_base=True (--any-base) to apply the edit anyway"
             )
 
     def __mul__(self, strength: float) -> "Edit":
@@ -171,7 +171,7 @@ class Edit(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """Names what the edit does, whoever made it and when: a hash over its kind, strength and tensors."""
+        """Identifies what the edit does: a hash over its kind, strength and tensors, not over its header."""
         digest = hashlib.sha256(f"{type(self).__name__} {self.strength}".encode())
         for name, t in sorted(self.tensors().items()):
             digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
@@ -189,7 +189,7 @@ class Edit(ABC):
         return {"format": FORMAT, "kind": type(self).__name__, "strength": self.strength, **asdict(self.header)}
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file, written whole or not at all."""
+        """Write the edit as one safetensors file, atomically."""
         write_tensors(Path(path), self.tensors(), self.record())
 
 
@@ -202,9 +202,7 @@ def load_edit(path: str | Path) -> Edit:
     """
     tensors, raw = read_tensors(Path(path))
     if raw.get("kind") == "Key":
-        raise UsageError(
-            f"{path}: expected an edit, got the key of one; give the edit, and this file as its key (--key)"
-        )
+        raise UsageError(f"{path}: expected an edit, got a key; give the edit, and this file as its key (--key)")
     if (
         not isinstance(raw.get("format", 0), int)
         or raw.get("format", 0) > FORMAT
@@ -230,7 +228,7 @@ def _build(tensors: dict[str, Tensor], raw: Mapping[str, Any]) -> Edit:
 
 
 class TextMap(Edit):
-    """T = I + left rightᵀ on the text rows that enter every cross-attention key and value: W' = W T for all layers at once."""
+    """T = I + left rightᵀ on the token embeddings that cross-attention reads: W' = W T for the key and value weights of all layers."""
 
     where: ClassVar = "xattn.kv"
 
@@ -245,7 +243,7 @@ class TextMap(Edit):
             left, right = self.left.to(w.device), self.right.to(w.device)
             if w.shape[1] != len(left):
                 raise UsageError(
-                    f"edit: maps text rows of width {len(left)}, {name} reads rows of {w.shape[1]}; give the model it was made for"
+                    f"edit: maps token embeddings of width {len(left)}, {name} reads {w.shape[1]}; give the model it was made for"
                 )
             new[name] = (w.float() + self.strength * (w.float() @ left) @ right.T).to(w.dtype)
         return new
@@ -261,7 +259,7 @@ class TextMap(Edit):
 
 
 class Delta(Edit):
-    """Named weight differences, in float32 whatever the model computes in."""
+    """Weight differences by weight name, in float32 for every dtype of the model."""
 
     def __init__(self, deltas: Mapping[str, Tensor], header: Header | None = None) -> None:
         """Keyed by the names of `Denoiser.params`."""
@@ -315,16 +313,16 @@ class LowRank(Edit):
 
 
 class Guidance(Edit):
-    """How predictions are combined while sampling: away from some prompts, towards others, by one rule. No weight changes.
+    """A change to classifier-free guidance while sampling: away from some prompts, towards others, by one rule. No weight changes.
 
-    The edited denoiser's `sample` and `images` follow it; its `predict` and its pipeline are the base's, so whoever samples by other
-    means goes round it. Several add up: each sees the unsteered predictions.
+    The edited denoiser's `sample` and `images` apply it. Its `predict` and its pipeline are the base's, so other samplers ignore it.
+    Several of these edits add up: each sees the uncorrected predictions.
     """
 
     where: ClassVar = ()
 
     def __init__(self, pairs: Iterable[tuple[str, str]], rule: Rule, header: Header | None = None) -> None:
-        """`pairs` of a prompt to steer away from and one to steer towards, "" for the sampler's own ∅."""
+        """Each of `pairs` is a prompt to steer away from and one to steer towards; "" is the sampler's negative prompt."""
         self.pairs, self.rule, self.header = tuple(pairs), rule, header or Header("")
 
     @override
@@ -337,32 +335,34 @@ class Guidance(Edit):
 
     @override
     def unbakeable(self) -> str:
-        return "steers the sampler and has no weights to write" if self.steers() else ""
+        return "changes the sampler's guidance and no weights" if self.steers() else ""
 
     @override
     def tensors(self) -> dict[str, Tensor]:
         numbers = torch.tensor(astuple(self.rule), dtype=torch.float64)
-        return {"pairs": _written(self.pairs), type(self.rule).__name__: numbers}
+        return {"pairs": _as_tensor(self.pairs), type(self.rule).__name__: numbers}
 
     @classmethod
     @override
     def build(cls, tensors: dict[str, Tensor], header: Header, raw: Mapping[str, Any]) -> "Guidance":
         (name,) = tensors.keys() - {"pairs"}
-        return cls([(away, to) for away, to in _said(tensors["pairs"])], RULES[name](*tensors[name].tolist()), header)
+        return cls(
+            [(away, to) for away, to in _from_tensor(tensors["pairs"])], RULES[name](*tensors[name].tolist()), header
+        )
 
 
 class Adapter(Edit):
-    """Small modules beside the denoiser's own, which add to their outputs, opened by the prompt or by its words. No weight changes.
+    """Small modules that add to the outputs of the denoiser's modules, gated by the prompt or by its tokens. No weight changes.
 
-    The edited denoiser's `predict`, `sample` and `images` have them; its pipeline does not. Several add up.
+    The edited denoiser's `predict`, `sample` and `images` apply them; its pipeline does not. Several of these edits add up.
     """
 
     where: ClassVar = ()
 
     def __init__(self, branch: Branch, header: Header | None = None) -> None:
-        """Holds copies of what the branch learnt."""
-        learnt = {k: held(t).clone() for k, t in branch.tensors.items()}
-        self.branch, self.header = type(branch)(learnt, branch.facts), header or Header("")
+        """Copies the branch's trained tensors."""
+        tensors = {k: held(t).clone() for k, t in branch.tensors.items()}
+        self.branch, self.header = type(branch)(tensors, branch.facts), header or Header("")
 
     @override
     def changes(self, base: Denoiser) -> dict[str, Tensor]:
@@ -374,44 +374,44 @@ class Adapter(Edit):
 
     @override
     def unbakeable(self) -> str:
-        return "adds modules which no stock pipeline has" if self.strength else ""
+        return "adds modules that a stock pipeline does not have" if self.strength else ""
 
     @override
     def tensors(self) -> dict[str, Tensor]:
-        return {**self.branch.tensors, "facts": _written([type(self.branch).__name__, self.branch.facts])}
+        return {**self.branch.tensors, "facts": _as_tensor([type(self.branch).__name__, self.branch.facts])}
 
     @classmethod
     @override
     def build(cls, tensors: dict[str, Tensor], header: Header, raw: Mapping[str, Any]) -> "Adapter":
-        form, facts = _said(tensors["facts"])
+        form, facts = _from_tensor(tensors["facts"])
         return cls(FORMS[form]({k: t for k, t in tensors.items() if k != "facts"}, facts), header)
 
 
 class Keyed(Edit):
-    """Weights that hide concepts, and the key that brings them back. The edit's file does not hold the key: that is a file of its own.
+    """Weights that hide concepts, and the key that brings them back. The key is saved in a file of its own.
 
-    Applied as it is the concepts stay hidden, whether or not it has its key at hand; `edit.unlocked(key)` brings them back.
+    The edit hides its concepts, with or without its key in `edit.key`; `edit.unlocked(key)` brings them back.
     """
 
     def __init__(self, hidden: Delta | LowRank, key: Key | None = None, header: Header | None = None) -> None:
-        """`key` is what a fit hands over with the edit: made for its lock."""
+        """`key` is the key that was fitted together with `hidden`."""
         self.hidden, self.header, self.open = hidden, header or Header(""), False
         self.key = replace(key, lock=self.lock) if key else None
 
     @property
     def lock(self) -> str:
-        """Names the edit that a key is for."""
+        """The fingerprint of the hiding weights; a key stores it, and fits only this edit."""
         return self.hidden.fingerprint
 
     def unlocked(self, key: Key) -> "Keyed":
         """The edit with its concepts brought back.
 
         Raises:
-            UsageError: a key for another edit.
+            UsageError: the key was made for another edit.
         """
         if key.lock != self.lock:
             raise UsageError(
-                f"key: made for edit {key.lock}, this edit is {self.lock}; give the key that was written beside this edit"
+                f"key: made for edit {key.lock}, this edit is {self.lock}; give the key that was saved with this edit"
             )
         opened = copy.copy(self)
         opened.key, opened.open = key, True
@@ -427,7 +427,7 @@ class Keyed(Edit):
 
     @override
     def unbakeable(self) -> str:
-        return "was unlocked, and weights cannot hold its key" if self.open else ""
+        return "is unlocked, and a key cannot be stored in weights" if self.open else ""
 
     @property
     @override
@@ -444,7 +444,7 @@ class Keyed(Edit):
 
     @override
     def save(self, path: str | Path) -> None:
-        """The edit, locked; and where its key is at hand, the key in a file beside it, "NAME.key.safetensors"."""
+        """Write the edit without its key, and the key, if `edit.key` is set, to "NAME.key.safetensors"."""
         if self.key:
             self.key.save(Path(path).with_suffix(".key.safetensors"))
         super().save(path)
@@ -457,13 +457,13 @@ class Keyed(Edit):
 
 
 class Stack(Edit):
-    """Edits in order, each applied to what the one before it made; what steers the sampler adds up. All must be made for the same base."""
+    """Edits in order, each applied to the result of the one before; guidance corrections add up. All must be made for the same base."""
 
     def __init__(self, edits: Iterable[Edit], header: Header | None = None) -> None:
-        """Takes at least one edit.
+        """Stack one edit or more.
 
         Raises:
-            UsageError: none, or edits for different bases.
+            UsageError: no edits, or edits for different bases.
         """
         self.edits = list(edits)
         made = [e.header for e in self.edits if e.header.base]
@@ -490,10 +490,10 @@ class Stack(Edit):
         return hashlib.sha256(" ".join(e.fingerprint for e in self.edits).encode()).hexdigest()[:16]
 
     def unlocked(self, key: Key) -> "Stack":
-        """The stack with the edit unlocked that the key is for.
+        """The stack, with the edit that the key was made for unlocked.
 
         Raises:
-            UsageError: it holds no such edit.
+            UsageError: the stack has no such edit.
         """
         locks = [e.lock for e in self.edits if isinstance(e, Keyed)]
         if key.lock not in locks:
@@ -505,15 +505,13 @@ class Stack(Edit):
         )
 
     def without(self, index: int) -> "Stack":
-        """The stack with one edit taken off; -1 is the last.
+        """The stack without the edit at `index`; -1 is the last.
 
         Raises:
-            UsageError: no such edit, or the only one.
+            UsageError: no such edit, or it is the only one.
         """
         if not -len(self.edits) <= index < len(self.edits):
-            raise UsageError(
-                f"stack: expected an index below {len(self.edits)}, got {index}; `edits` lists what it holds"
-            )
+            raise UsageError(f"stack: expected an index below {len(self.edits)}, got {index}; `edits` lists its edits")
         kept = list(self.edits)
         del kept[index]
         return Stack(kept)
@@ -553,7 +551,7 @@ class Stack(Edit):
 
     @override
     def save(self, path: str | Path) -> None:
-        """The stack; and the keys that are at hand in files beside it, "NAME.0.key.safetensors" for its first edit's."""
+        """Write the stack, and the keys of its edits to "NAME.0.key.safetensors" for the first edit, and so on."""
         for i, edit in enumerate(self.edits):
             if isinstance(edit, Keyed) and edit.key:
                 edit.key.save(Path(path).with_suffix(f".{i}.key.safetensors"))
@@ -570,21 +568,21 @@ class Stack(Edit):
 
 
 def held(t: Tensor) -> Tensor:
-    """A tensor as an edit holds it and as its file gives it back: float32, contiguous, at an address that 64 divides, without a graph.
+    """A tensor as an edit stores it and as its file is read: float32, detached, contiguous, aligned to 64 bytes.
 
-    A product of another layout or alignment may differ in its last bit.
+    A matrix product with another layout or alignment may differ in the last bit.
     """
     t = t.detach().float().contiguous()
     return t if t.data_ptr() % 64 == 0 else t.clone()
 
 
-def _written(said: Any) -> Tensor:
-    """Plain values as a tensor of letters: what an edit does belongs to its tensors, and so to its fingerprint."""
-    return torch.tensor(list(json.dumps(said, ensure_ascii=False).encode()), dtype=torch.uint8)
+def _as_tensor(value: Any) -> Tensor:
+    """Plain values as a tensor of JSON bytes: they are stored with the tensors, and so covered by the fingerprint."""
+    return torch.tensor(list(json.dumps(value, ensure_ascii=False).encode()), dtype=torch.uint8)
 
 
-def _said(written: Tensor) -> Any:
-    return json.loads(bytes(written.tolist()))
+def _from_tensor(encoded: Tensor) -> Any:
+    return json.loads(bytes(encoded.tolist()))
 
 
 def _fits(name: str, made: Sequence[int], has: Sequence[int]) -> None:
@@ -596,7 +594,7 @@ def _fits(name: str, made: Sequence[int], has: Sequence[int]) -> None:
 
 
 def flat(edit: Edit) -> list[Edit]:
-    """The edits that a stack holds, or the one that is none."""
+    """The edits of a stack, or the edit itself."""
     return edit.edits if isinstance(edit, Stack) else [edit]
 
 

@@ -1,4 +1,4 @@
-"""Failures a user can mend. Each carries one sentence: argument, expected, got, what to do."""
+"""Errors for the user. Each has one sentence: argument, expected, got, what to do."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
-"""Edits as LoRA files for other tools: what an edit adds to each matrix, as two thin factors.
+"""Export of edits as LoRA files for other tools: what an edit adds to each matrix, as two low-rank factors.
 
-W' = W + up down, so a LowRank edit is such a file already, and a TextMap becomes one exactly: W (I + s L Rᵀ) = W + (s W L) Rᵀ.
-Where a map follows other edits it maps what they added too: (W + U D)(I + s L Rᵀ) = W + U D + s (W L + U (D L)) Rᵀ.
+W' = W + up down, so a LowRank edit has this form already, and a TextMap takes it exactly: W (I + s L Rᵀ) = W + (s W L) Rᵀ.
+A map that follows other edits also maps what they added: (W + U D)(I + s L Rᵀ) = W + U D + s (W L + U (D L)) Rᵀ.
 A Delta has full rank; its best approximation of a given rank is its truncated singular value decomposition (Eckart and Young 1936).
 """
 
@@ -28,11 +28,11 @@ Layers = Mapping[str, tuple[Tensor, Tensor]]  # "unet.conv_in" -> (up, down), sh
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how much of the edit it leaves out."""
+    """Result of an export: the rank, and the error of the approximation."""
 
     path: Path
     rank: int  # of every pair of factors in the file
-    error: float  # |ΔW - up down| / |ΔW| over all weights, Frobenius; 0 where nothing was cut off
+    error: float  # |ΔW - up down| / |ΔW| over all weights, Frobenius; 0 if exact
     errors: Mapping[str, float]  # the same for each weight
 
 
@@ -45,19 +45,19 @@ def export(
     rank: int | None = None,
     any_base: bool = False,
 ) -> Exported:
-    """Write `edit` as a LoRA, whole or not at all; at strength 1 it does to `base` what the edit does.
+    """Write `edit` as a LoRA, atomically; at strength 1 the LoRA does to `base` what the edit does.
 
     Args:
-        edit: a TextMap, LowRank, Delta or Stack of them, at the strength it has.
+        edit: a TextMap, LowRank, Delta or Stack of them; its strength is included.
         base: the model it was made for.
         path: a new .safetensors file, or a new folder for "peft".
         to: "diffusers" (`load_lora_weights`), "peft" (`PeftModel.from_pretrained`) or "kohya" (ComfyUI, A1111).
-        rank: keep at most this rank of each matrix; None keeps all, which a Delta has too much of.
-        any_base: export for weights the edit was not made for.
+        rank: maximum rank of each matrix's factors; None is exact, which a Delta does not allow.
+        any_base: accept weights the edit was not made for.
 
     Raises:
-        UsageError: unknown format, wrong kind of path, another base, a kind of edit or a weight that no LoRA carries,
-            rank missing or out of range.
+        UsageError: unknown format, wrong kind of path, another base, an edit or a weight that a LoRA cannot represent,
+            or a rank that is missing or out of range.
         EffaceError: it cannot be written.
     """
     path = Path(path)
@@ -91,7 +91,7 @@ def export(
 
 
 def _steps(edit: Edit) -> list[TextMap | Delta | LowRank]:
-    """The edits of a stack in order, stacks within stacks as well."""
+    """The edits of a stack in order, nested stacks included."""
     if isinstance(edit, Stack):
         return [step for part in edit.edits for step in _steps(part)]
     if isinstance(edit, TextMap | Delta | LowRank):
@@ -100,13 +100,13 @@ def _steps(edit: Edit) -> list[TextMap | Delta | LowRank]:
         return _steps(edit.hidden * edit.strength)
     what = "an unlocked edit" if isinstance(edit, Keyed) else type(edit).__name__
     raise UsageError(
-        f"edit: expected a TextMap, LowRank, Delta or a Stack of them, got {what}, which is no sum of matrices; "
+        f"edit: expected a TextMap, LowRank, Delta or a Stack of them, got {what}, which a LoRA cannot represent; "
         "save it as efface's own file"
     )
 
 
 def _matrices(steps: Iterable[TextMap | Delta | LowRank], base: Denoiser, to: str) -> dict[str, Tensor]:
-    """The weights that change; each is the matrix of a Linear or the kernel of a Conv2d, or it is refused."""
+    """The weights that change; other weights than those of Linear and Conv2d layers are refused."""
     weights: dict[str, Tensor] = {}
     for step in steps:
         if isinstance(step, TextMap):
@@ -120,7 +120,7 @@ def _matrices(steps: Iterable[TextMap | Delta | LowRank], base: Denoiser, to: st
     if other or not weights:
         got = f"{other[0]} ({len(other)} such)" if other else "none that changes"
         raise UsageError(
-            f"edit: expected weights of linear layers and convolutions, which are all a LoRA carries, got {got}; "
+            f"edit: expected weights of linear layers and convolutions, since a LoRA has no others, got {got}; "
             "fit the edit low-rank, or bake it into the pipeline"
         )
     text = [name for name in weights if name.startswith("text.")]
@@ -143,7 +143,7 @@ def _carried(name: str, modules: Mapping[str, nn.Module]) -> bool:
 def _check_rank(steps: Iterable[Edit], weights: Mapping[str, Tensor], rank: int | None) -> None:
     full = max(min(len(w), w[0].numel()) for w in weights.values())
     if rank is None and any(isinstance(step, Delta) for step in steps):
-        raise UsageError(f"rank: expected 1 to {full} for a Delta, got none; give what to keep, such as 16 (--rank 16)")
+        raise UsageError(f"rank: expected 1 to {full} for a Delta, got none; give a rank, such as 16 (--rank 16)")
     if rank is not None and not 1 <= rank <= full:
         raise UsageError(
             f"rank: expected 1 to {full}, the most a matrix of this edit has, got {rank}; give one of them"
@@ -153,10 +153,10 @@ def _check_rank(steps: Iterable[Edit], weights: Mapping[str, Tensor], rank: int 
 def change(
     steps: Iterable[TextMap | Delta | LowRank], name: str, weight: Tensor, readers: Collection[str]
 ) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
-    """Factors (up, down) of what the edits, one after the other, add to a weight seen as a matrix; exact, in float64.
+    """Factors (up, down) of the sum of what the edits add, in order, to a weight as a matrix; exact, in float64.
 
     Raises:
-        UsageError: the weight has another shape than the edit's.
+        UsageError: the weight's shape differs from the edit's.
     """
     w = weight.detach().cpu().double().flatten(1)
     up, down = w.new_zeros(len(w), 0), w.new_zeros(0, w.shape[1])
@@ -169,7 +169,7 @@ def change(
 def _added(
     step: TextMap | Delta | LowRank, name: str, w: Tensor, up: Tensor, down: Tensor, readers: Collection[str]
 ) -> tuple[Tensor, Tensor]:
-    """Factors of what one edit adds to w + up down; a TextMap changes the `readers` of text rows."""
+    """Factors of what one edit adds to w + up down; a TextMap changes the `readers` of token embeddings."""
     if isinstance(step, TextMap) and name in readers:
         left, right = step.left.cpu().double(), step.right.cpu().double()
         _fits(name, w, (len(w), len(left)))
@@ -195,7 +195,7 @@ def _fits(name: str, w: Tensor, shape: tuple[int, ...]) -> None:
 
 @dataclass(frozen=True)
 class Cut:
-    """Factors, and the Frobenius norms of what they leave out and of the whole."""
+    """A low-rank approximation: its factors, and the Frobenius norms of its error and of the exact matrix."""
 
     up: Float[Tensor, "o r"]
     down: Float[Tensor, "r i"]
@@ -204,7 +204,7 @@ class Cut:
 
 
 def cut(up: Float[Tensor, "o r"], down: Float[Tensor, "r i"], rank: int | None = None) -> Cut:
-    """The same product with no more rank than a matrix can have, or the nearest one of `rank`: the first singular vectors."""
+    """The best approximation of up down with the given rank, by SVD; exact if the rank allows it."""
     whole = up @ down
     most = min(*whole.shape, rank or len(whole))
     if up.shape[1] <= most:
@@ -224,7 +224,7 @@ def _share(lost: float, size: float) -> float:
 def _shaped(up: Tensor, down: Tensor, shape: torch.Size, width: int) -> tuple[Tensor, Tensor]:
     """Factors as layers: (out r) and (r in), or kernels (out r 1 1) and (r in h w).
 
-    Filled up with zeros to the rank of the widest: readers differ in how they treat ranks and alphas that vary by layer
+    Padded with zeros to the largest rank: readers differ in how they treat ranks and alphas that vary by layer
     (diffusers 0.42 overlooks such alphas in attention), and with one rank equal to one alpha all of them scale by 1.
     """
     more = width - up.shape[1]
@@ -236,7 +236,7 @@ def _shaped(up: Tensor, down: Tensor, shape: torch.Size, width: int) -> tuple[Te
 
 
 def _clip(module: str) -> str:
-    """The names of transformers 5 lack "text_model."; files keep it."""
+    """A module's name in files, which have "text_model." where transformers 5 has nothing."""
     return f"text_model.{module.removeprefix('text_model.')}"
 
 
@@ -278,9 +278,9 @@ def _write_folder(folder: Path, layers: Layers, width: int, model: str, metadata
 
 
 def _file(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file whose header names the hash of all that follows it, as ModelSpec asks.
+    """A safetensors file whose header has the hash of the data after it, as ModelSpec requires.
 
-    The header is written here, since safetensors puts metadata in another order each time: the same edit is the same file.
+    The header is written here, since safetensors varies the order of metadata: the same edit must give the same file.
     """
     bare = save(tensors)
     start = 8 + int.from_bytes(bare[:8], "little")
@@ -292,7 +292,7 @@ def _file(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> bytes:
 
 
 def _metadata(edit: Edit, base: Denoiser, done: Exported, to: str) -> dict[str, str]:
-    """https://github.com/Stability-AI/ModelSpec, then what efface knows."""
+    """Metadata: the entries of https://github.com/Stability-AI/ModelSpec, then efface's own."""
     header, kind = edit.header, base.family.architecture(base.pipeline)
     names = ", ".join(concept.name for concept in header.erase)
     about = {

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: aside first, then renamed. Nothing here needs torch."""
+"""Atomic writing of files and folders: under a temporary name first, then renamed. Nothing here needs torch."""
 
 import errno
 import os

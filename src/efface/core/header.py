@@ -1,4 +1,4 @@
-"""The header of a file that efface wrote, read without its tensors: nothing here needs torch."""
+"""Reads the JSON header of a file that efface wrote, without its tensors and without torch."""
 
 import json
 from pathlib import Path
@@ -32,9 +32,9 @@ def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]
             raise UsageError(
                 f"{path}: this is a pickle (.pt, .ckpt, .bin), which can run code; efface reads safetensors only"
             ) from None
-        raise EffaceError(f"{path}: damaged or no safetensors file ({error}); copy or make it again") from error
+        raise EffaceError(f"{path}: damaged, or not a safetensors file ({error}); copy or make it again") from error
     if not isinstance(header, dict):
-        raise EffaceError(f"{path}: damaged (its header is no table); copy or make it again")
+        raise EffaceError(f"{path}: damaged (its header is not a JSON object); copy or make it again")
     if KEY not in metadata:
         raise UsageError(
             f"{path}: a safetensors file, but not an edit of efface (no {KEY!r} header); give one `efface erase` wrote"

@@ -1,4 +1,4 @@
-"""What a branch adds to the outputs of a denoiser's modules, as forward hooks for the time of one prediction."""
+"""Forward hooks, for one prediction, that add the outputs of branches to the outputs of a denoiser's modules."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from efface.core.cond import Cond
 
-Added = Callable[[Tensor, Tensor], Tensor]  # (a module's input, its output) to what is added to that output
+Added = Callable[[Tensor, Tensor], Tensor]  # (a module's input, its output) -> what to add to that output
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def _scaled(add: Added, strength: float) -> Added:
 
 @contextlib.contextmanager
 def hooked(parts: Mapping[str, nn.Module], branches: Sequence[Mapping[str, Added]]) -> Iterator[None]:
-    """Within it, what the branches add at a module is added to its output, each seeing the module's own output."""
+    """A context in which the branches add to the outputs of their modules; each branch sees the module's unchanged output."""
     at: dict[str, list[Added]] = {}
     for branch in branches:
         for site, add in branch.items():

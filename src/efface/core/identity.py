@@ -1,8 +1,8 @@
-"""What a model is called, and whether an edit fits it: two questions, two answers.
+"""Identity of a model: an exact fingerprint that identifies it in stores, and a tolerant signature that decides if an edit fits.
 
-A fingerprint is exact: a SHA-256 over every tensor of every part, the parts' configurations, the scheduler's and the tokenizer. Two
-models that can differ in one picture never share it, so it names models in stores. A signature is tolerant: a random projection of the
-weights that an edit can touch, equal up to the rounding of a dtype and whatever wraps a layer, so it says whether an edit fits.
+A fingerprint is a SHA-256 over every tensor of every part, the parts' configurations, the scheduler's and the tokenizer: two models
+that can differ in one picture never share it. A signature is a random projection of the weights that an edit can change: it is equal
+up to the rounding of a dtype, and does not depend on wrappers of layers.
 """
 
 import base64
@@ -30,7 +30,7 @@ SAFE = 6.0  # standard deviations of rounding that still count as the same weigh
 EXACT = 1e-4  # of a tensor's norm: what the order of a float32 sum may change on another processor
 WRAPPERS = re.compile(r"(^|\.)(_orig_mod|base_layer)(?=\.)")  # of torch.compile and of LoRA layers
 ADDED = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)\b")
-UNHEARD = {
+NOT_HASHED = {
     "transformers_version",
     "dtype",
     "torch_dtype",
@@ -46,7 +46,7 @@ _digests: WeakIdKeyDictionary = (
 
 
 def fingerprint(parts: Mapping[str, nn.Module], facts: Iterable[object]) -> str:
-    """Names a model: 16 hex digits of a SHA-256 over its parts' tensors and configurations, and over `facts`.
+    """Identifies a model: 16 hex digits of a SHA-256 over its parts' tensors and configurations, and over `facts`.
 
     Raises:
         EffaceError: weights are not in memory.
@@ -62,9 +62,9 @@ def fingerprint(parts: Mapping[str, nn.Module], facts: Iterable[object]) -> str:
 
 
 def digests(given: Mapping[str, Tensor]) -> dict[str, str]:
-    """A SHA-256 of each tensor's shape, dtype and bytes. A tensor is hashed anew only after an operation has written to it.
+    """A SHA-256 of each tensor's shape, dtype and bytes. A tensor is hashed again only after an operation has written to it.
 
-    Writes through `tensor.data` are the one thing that torch does not count: give such a tensor new storage instead.
+    Torch does not count writes through `tensor.data`, so these are missed: give such a tensor new storage instead.
 
     Raises:
         EffaceError: a tensor is not in memory.
@@ -82,7 +82,7 @@ def digests(given: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _written(t: Tensor) -> tuple[int, int]:
-    """How often operations wrote to a tensor, and where it lies."""
+    """A tensor's version counter and address."""
     return t._version, t.data_ptr()
 
 
@@ -102,23 +102,23 @@ def tensors(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def configuration(config: Any) -> dict[str, Any]:
-    """What a part's, a scheduler's or a diffusers configuration says that can change a picture."""
+    """The entries of a part's or scheduler's configuration that can change a picture."""
     given = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    return {k: v for k, v in given.items() if not k.startswith("_") and k not in UNHEARD}
+    return {k: v for k, v in given.items() if not k.startswith("_") and k not in NOT_HASHED}
 
 
 def tokenizer(given: Any) -> list[Any]:
-    """What a tokenizer makes of any text: its model, added tokens and length, without the padding of its latest call."""
+    """Everything that decides a tokenizer's output: its model, added tokens and length, without the padding of its latest call."""
     length = [given.model_max_length, given.padding_side, given.pad_token_id, given.bos_token_id, given.eos_token_id]
     if (fast := getattr(given, "backend_tokenizer", None)) is not None:
-        said = json.loads(fast.to_str())
-        return [length, hashlib.sha256(canonical({**said, "padding": None, "truncation": None}).encode()).hexdigest()]
+        state = json.loads(fast.to_str())
+        return [length, hashlib.sha256(canonical({**state, "padding": None, "truncation": None}).encode()).hexdigest()]
     merges = getattr(given, "bpe_ranks", None) or {}
     return [length, sorted(given.get_vocab().items()), sorted((rank, *pair) for pair, rank in merges.items())]
 
 
 def canonical(fact: object) -> str:
-    """The same JSON for equal values, whatever their order; arrays as lists, all else as it is written."""
+    """JSON with sorted keys, equal for equal values; arrays become lists, other objects strings."""
     return json.dumps(
         fact, sort_keys=True, ensure_ascii=False, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v)
     )
@@ -128,12 +128,12 @@ def canonical(fact: object) -> str:
 
 
 def remember(folder: Path, dtype: torch.dtype, parts: Mapping[str, nn.Module]) -> None:
-    """Take the digests of a folder's tensors from a file of an earlier process, or write that file; both go by name, size and time.
+    """Read the digests of a folder's tensors from the cache, or write them to it; the cache key has file names, sizes and times.
 
     Args:
-        folder: that the tensors were loaded from, just now.
-        dtype: that they were loaded in.
-        parts: that they are of.
+        folder: the folder that the tensors were just loaded from.
+        dtype: the dtype they were loaded in.
+        parts: the networks that have these tensors.
     """
     files = [
         (str(f.relative_to(folder)), f.stat().st_size, f.stat().st_mtime_ns)
@@ -162,7 +162,7 @@ def remember(folder: Path, dtype: torch.dtype, parts: Mapping[str, nn.Module]) -
 
 @dataclass(frozen=True)
 class Signature:
-    """Of weights: a hash of their names and shapes, the coarsest dtype they are held in, and their projections by bucket."""
+    """Signature of weights: a hash of their names and shapes, their coarsest dtype, and their projections by bucket."""
 
     layout: str
     dtype: str
@@ -170,7 +170,7 @@ class Signature:
     values: tuple[float, ...]
 
     def fits(self, other: "Signature") -> bool:
-        """Whether both are of the same weights, but for rounding to the coarser of both dtypes."""
+        """Whether both are of the same weights, up to rounding to the coarser of the two dtypes."""
         if (self.layout, self.counts) != (other.layout, other.counts):
             return False
         eps = max(torch.finfo(getattr(torch, one.dtype)).eps for one in (self, other))
@@ -180,7 +180,7 @@ class Signature:
         return bool((apart <= unit * np.sqrt(np.array(self.counts))).all())
 
     def written(self) -> str:
-        """As a string for an edit's header."""
+        """The signature as a string for an edit's header."""
         counts, values = np.array(self.counts, "<u2"), np.array(self.values, "<f4")
         return f"{self.layout}:{self.dtype}:{base64.b64encode(counts.tobytes() + values.tobytes()).decode()}"
 
@@ -189,7 +189,7 @@ class Signature:
         """The inverse of `written`.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the text is not a signature.
         """
         layout, dtype, numbers = text.split(":")
         raw = base64.b64decode(numbers, validate=True)
@@ -200,9 +200,9 @@ class Signature:
 
 
 def signature(parts: Mapping[str, nn.Module]) -> Signature:
-    """Σ ± w / |w| over each tensor w, with fixed random signs, summed by bucket: it moves by δ where a tensor moves by δ of its norm.
+    """Σ ± w / |w| over each tensor w, with fixed random signs, summed by bucket: it changes by δ if a tensor changes by δ of its norm.
 
-    Names are those of the bare layers: what wraps a layer, and LoRA factors beside it, are left out.
+    Wrappers are removed from the names of layers, and LoRA factors are ignored.
 
     Raises:
         EffaceError: weights are not in memory.
@@ -225,8 +225,8 @@ def signature(parts: Mapping[str, nn.Module]) -> Signature:
         counts[bucket] += 1
         values[bucket] += _projection(p)
     coarsest = max(kinds, key=lambda kind: torch.finfo(kind).eps)
-    said = str(coarsest).removeprefix("torch.")
-    return Signature(layout.hexdigest()[:16], said, tuple(counts.tolist()), tuple(values.tolist()))
+    dtype = str(coarsest).removeprefix("torch.")
+    return Signature(layout.hexdigest()[:16], dtype, tuple(counts.tolist()), tuple(values.tolist()))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Tensor files: safetensors only, written whole or not at all, read with a sentence for everything that can be wrong."""
+"""Reading and writing of tensor files: safetensors only, written atomically, with a clear message for every damaged file."""
 
 import contextlib
 import errno

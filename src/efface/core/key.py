@@ -1,4 +1,4 @@
-"""Keys: learnt context rows that bring a hidden concept back. A key is a file of its own."""
+"""Keys: trained embeddings that bring a hidden concept back when they are appended to a prompt. A key is a file of its own."""
 
 import hashlib
 from collections.abc import Mapping
@@ -16,28 +16,28 @@ from efface.core.io import read_tensors, write_tensors
 
 @dataclass(frozen=True)
 class Key:
-    """Rows that a prompt gets besides its own where it says a concept, by the concept's name; `phrases` say it, `lock` is the edit's."""
+    """Embeddings to append to prompts that contain a concept, by concept name."""
 
     rows: Mapping[str, Float[Tensor, "m d"]]
-    phrases: Mapping[str, tuple[str, ...]]
-    lock: str = ""
+    phrases: Mapping[str, tuple[str, ...]]  # how a prompt may name the concept
+    lock: str = ""  # fingerprint of the edit it was made for
 
     @property
     def fingerprint(self) -> str:
-        """Names what the key does: a hash over its lock, words and rows."""
+        """Identifies the key: a hash over its lock, phrases and rows."""
         digest = hashlib.sha256(repr((self.lock, sorted(self.phrases.items()))).encode())
         for _, rows in sorted(self.rows.items()):
             digest.update(rows.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file, written whole or not at all."""
+        """Write the key as one safetensors file, atomically."""
         names = list(self.rows)
         header = {"kind": "Key", "lock": self.lock, "concepts": [[name, list(self.phrases[name])] for name in names]}
         write_tensors(Path(path), {str(i): self.rows[name] for i, name in enumerate(names)}, header)
 
     def bind(self, base: Denoiser) -> ActiveKey:
-        """The key beside a denoiser, whose tokenizer finds the concepts in prompts."""
+        """The key bound to a denoiser, whose tokenizer finds the concepts in prompts."""
         return ActiveKey(
             [(base.embed(self.phrases[name]).word_ids(), rows) for name, rows in self.rows.items()], self.fingerprint
         )
@@ -53,10 +53,10 @@ def load_key(path: str | Path) -> Key:
     tensors, raw = read_tensors(Path(path))
     if raw.get("kind") != "Key":
         raise UsageError(
-            f"{path}: expected a key, got an edit of kind {raw.get('kind')}; give the .key.safetensors file beside the edit"
+            f"{path}: expected a key, got an edit of kind {raw.get('kind')}; give the .key.safetensors file saved with the edit"
         )
     try:
         rows = {name: tensors[str(i)] for i, (name, _) in enumerate(raw["concepts"])}
         return Key(rows, {name: tuple(phrases) for name, phrases in raw["concepts"]}, raw["lock"])
     except (KeyError, TypeError, ValueError) as error:
-        raise EffaceError(f"{path}: damaged, for a part of the key is missing ({error!r}); copy it again") from error
+        raise EffaceError(f"{path}: damaged: a part of the key is missing ({error!r}); copy it again") from error

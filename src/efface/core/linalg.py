@@ -1,4 +1,4 @@
-"""Closed forms over text rows: one Cholesky factorisation of one d x d matrix serves every layer (reference: UCE eq. 7)."""
+"""Closed forms for linear maps of token embeddings: one Cholesky factorisation of a d x d matrix serves every layer (UCE eq. 7)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def gram(rows: Float[Tensor, "n d"], weights: Float[Tensor, "n"], chunk: int = 4096) -> Float[Tensor, "d d"]:
-    """Σ w_i r_i r_iᵀ in float64, in chunks: two thousand prompts fit in the memory of one."""
+    """Gram matrix Σ w_i r_i r_iᵀ in float64, in chunks to save memory."""
     d = rows.shape[1]
     total = torch.zeros(d, d, dtype=torch.float64)
     for part, w in zip(rows.split(chunk), weights.split(chunk), strict=True):

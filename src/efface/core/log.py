@@ -1,19 +1,19 @@
-"""How a method tells of its work: stages, losses, and training steps that a killed run continues from a checkpoint."""
+"""Progress and checkpoints of a fit: stages, losses, and training steps that an interrupted run continues."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-if TYPE_CHECKING:  # a log is made before there is anything to train: torch is imported when there is
+if TYPE_CHECKING:  # the command line makes a log before it imports torch
     from torch import Tensor
 
 
 @runtime_checkable
 class Resumable(Protocol):
-    """What learns, and can be saved and continued bit for bit."""
+    """Training state that can be saved and continued bit for bit."""
 
     def state(self) -> "dict[str, Tensor]":
-        """Everything a killed run needs to go on."""
+        """Everything an interrupted run needs to continue."""
         ...
 
     def restore(self, flat: "Mapping[str, Tensor]") -> None:
@@ -22,26 +22,26 @@ class Resumable(Protocol):
 
 
 class Log:
-    """How a method tells the outside about its work. This one is silent and keeps nothing; the command line's draws and saves.
+    """Receives a method's progress. This class prints nothing; the command line's subclass draws progress bars.
 
     Args:
-        checkpoint: where training state is kept while it runs; None keeps none.
-        recipe: names what is trained: a checkpoint of another recipe is not continued.
+        checkpoint: file for the training state while a fit runs; None saves none.
+        recipe: identifies the training: a checkpoint of another recipe is not continued.
     """
 
     def __init__(self, checkpoint: Path | None = None, recipe: str = "") -> None:
-        """Nothing is read or written before training starts."""
+        """Set the checkpoint; no file is read or written before training starts."""
         self.checkpoint, self.recipe = checkpoint, recipe
 
     def stage(self, name: str, total: int) -> Callable[[int], None]:
-        """Begin a stage of `total` units; the returned function reports finished ones."""
+        """Begin a stage of `total` units; call the returned function with the number of finished units."""
         return lambda n: None
 
     def loss(self, value: "Tensor") -> None:
-        """Note the loss of a step."""
+        """Report the loss of a step."""
 
     def steps(self, learners: Resumable | Sequence[Resumable], total: int, every: int = 25) -> Iterator[int]:
-        """Count training steps, continuing a checkpoint of the same recipe and keeping one every `every` steps."""
+        """Yield the indices of training steps, from a checkpoint of the same recipe if there is one; save one every `every` steps."""
         from efface.core.io import write_tensors
 
         several = list(learners) if isinstance(learners, Sequence) else [learners]

@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes at its height."""
+"""Peak memory of a piece of work."""
 
 import contextlib
 import ctypes
@@ -15,16 +15,16 @@ SELF = Path("/proc/self")
 
 @dataclass
 class Peak:
-    """Bytes at the height of it above those in use when it began; None where the system does not tell."""
+    """Peak bytes above those in use at the start; None where the system does not report them."""
 
     bytes: int | None = None
 
 
 @contextlib.contextmanager
 def peak(device: torch.device) -> Iterator[Peak]:
-    """Within it memory is watched: a GPU's own, or what this process has resident (Linux alone tells that for a stretch of time).
+    """A context that measures the peak memory of its body: a GPU's allocations, or this process's resident memory (Linux only).
 
-    What earlier work freed and the allocator kept is given back first: else this work would use it and seem to need nothing.
+    Memory that earlier work freed and the allocator kept is returned to the system first: else the body would reuse it uncounted.
     """
     gc.collect()
     _trim()
@@ -47,7 +47,7 @@ def _start(device: torch.device) -> int | None:
 
 
 def _trim() -> None:
-    """Have glibc return freed memory to the system; other C libraries have no such call, nor need it."""
+    """Make glibc return freed memory to the system; other C libraries neither have nor need this call."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

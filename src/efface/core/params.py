@@ -1,4 +1,4 @@
-"""Hyper-parameters that explain and check themselves: one declaration gives default, help, bounds, flag and message."""
+"""Declaration of hyper-parameters: `param` gives default, help, bounds, command-line flag and error message in one place."""
 
 import dataclasses
 import math
@@ -26,15 +26,15 @@ def choices(f: Field[Any]) -> tuple[Any, ...]:
 
 
 def type_of(f: Field[Any]) -> type:
-    """The annotation of a field that is no Literal; annotations are never strings here."""
+    """The annotation of a field that is not a Literal; annotations are never strings here."""
     return cast(type, f.type)
 
 
 def check(instance: Any) -> None:
-    """Refuse a value of the wrong type or out of bounds, naming method, argument, expected and got.
+    """Refuse a value of the wrong type or out of bounds.
 
     Raises:
-        UsageError: with that sentence.
+        UsageError: the message names method, argument, expected and got.
     """
     who = type(instance).__name__
     for f in fields(type(instance)):
@@ -59,10 +59,10 @@ def check(instance: Any) -> None:
 
 
 def parse(cls: type, name: str, text: str) -> Any:
-    """A flag's text as the value of hyper-parameter `name` of `cls`.
+    """The value of hyper-parameter `name` of `cls` from a flag's text.
 
     Raises:
-        UsageError: no such hyper-parameter, or text of another type.
+        UsageError: no such hyper-parameter, or the text is not of its type.
     """
     known = {f.name: f for f in fields(cls)}
     if name not in known:

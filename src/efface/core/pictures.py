@@ -1,4 +1,4 @@
-"""Pictures that a user gives, as a model sees them."""
+"""Reads the user's picture files as tensors in the model's size."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ KINDS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def read_pictures(folder: str | Path, size: int, who: str) -> Float[Tensor, "n 3 s s"]:
-    """Every picture of a folder in [0, 1]: on white, its square middle, resized (Lanczos).
+    """Every picture of a folder in [0, 1], in order of file name: on white, centre-cropped to a square, resized (Lanczos).
 
     Args:
-        folder: its files by name; sub-folders and other files are passed over.
+        folder: a folder; sub-folders and files of other types are ignored.
         size: width and height in pixels.
         who: the argument that names the folder, for messages.
 
     Raises:
-        UsageError: no folder, no pictures in it, or one that cannot be read.
+        UsageError: not a folder, no pictures in it, or one that cannot be read.
     """
     root = Path(folder)
     files = sorted(f for f in root.iterdir() if f.suffix.lower() in KINDS) if root.is_dir() else []

@@ -1,4 +1,4 @@
-"""Concepts as prompts: which prompts say a concept, what each shall become, and both as the text encoder reads them."""
+"""Prompts for concepts: each concept's prompts, their targets and contexts, as text and as embeddings."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,38 +11,38 @@ from efface.core.concept import Concept, article
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
 
-# Prompt templates of each kind: {0} the words, {1} the words with their article. A word means something else after "a".
+# Prompt templates of each kind: {0} the name, {1} the name with its article: the embedding of a name differs after "a".
 TEMPLATES = {
     "object": ("{0}", "{1}", "a picture of {1}"),
     "style": ("{0}", "{0} style", "a picture in {0} style"),
     "person": ("{0}", "a picture of {0}"),
 }
-SUBJECTS = ("dog", "house", "flower", "car")  # what a style may be said of
+SUBJECTS = ("dog", "house", "flower", "car")  # things in the prompts for a style
 
 
 @dataclass(frozen=True)
 class EmbeddedPrompts:
-    """`ConceptPrompts` as the text encoder reads them, one row each. Of owners and lengths see there."""
+    """`ConceptPrompts` encoded by the text encoder; the fields have one entry for each prompt."""
 
     prompts: Cond
     targets: Cond
     contexts: Cond
     owners: Int[Tensor, "n"]
     prefix_lengths: Int[Tensor, "n"]
-    targeted: bool  # whether any target is more than its context
+    targeted: bool  # whether any target differs from its context
 
 
 @dataclass(frozen=True)
 class ConceptPrompts:
-    """Every prompt that says one of some concepts. The fields have one entry for each prompt, concept after concept.
+    """Prompts that name concepts. The fields have one entry for each prompt, concept after concept.
 
     Attributes:
-        prompts: say the concept: "a picture of a tiger", "a dog in noto style".
-        targets: say its target in the same words: "a picture of a cat"; without a target they are the contexts.
-        contexts: what the prompts say besides the concept: "a dog" where a style is said of one, else "".
-        prefixes: what the prompts say before the concept's own words: "a picture of a ".
-        names: the concept's own words in each prompt.
-        owners: index of the concept.
+        prompts: prompts with the concept: "a picture of a tiger", "a dog in noto style".
+        targets: the same prompts with the target: "a picture of a cat"; the contexts if there is no target.
+        contexts: the prompts without the concept: "a dog" for "a dog in noto style", else "".
+        prefixes: the text before the concept's name: "a picture of a ".
+        names: the concept's name in each prompt.
+        owners: the concept's index.
     """
 
     prompts: tuple[str, ...]
@@ -54,9 +54,12 @@ class ConceptPrompts:
 
     @classmethod
     def of(cls, concepts: Iterable[Concept], templates: bool = True, subjects: bool = True) -> "ConceptPrompts":
-        """Each concept by every one of its names, bare or, with `templates`, in those of its kind.
+        """The prompts of each concept, for each of its names.
 
-        With `subjects` a style is also said of a few things ("a dog in noto style"): those prompts say more than the concept.
+        Args:
+            concepts: the concepts.
+            templates: use the templates of each concept's kind; else the bare names only.
+            subjects: add prompts that apply a style to a few things ("a dog in noto style").
         """
         rows = [
             (
@@ -74,7 +77,7 @@ class ConceptPrompts:
         return cls(*zip(*rows, strict=True)) if rows else cls((), (), (), (), (), ())
 
     def embed(self, base: Denoiser) -> EmbeddedPrompts:
-        """The same as the text encoder reads it."""
+        """The prompts, targets and contexts as the text encoder encodes them."""
         lengths = _embed(base, self.prefixes).counts
         return EmbeddedPrompts(
             _embed(base, self.prompts), _embed(base, self.targets), _embed(base, self.contexts),
@@ -83,13 +86,13 @@ class ConceptPrompts:
 
 
 def kept_prompts(preserve: Iterable[Concept], templates: bool = True) -> list[str]:
-    """Prompts that say what is preserved; the unconditional prompt is not among them."""
+    """Prompts for preserved concepts; without the unconditional prompt."""
     return list(ConceptPrompts.of(preserve, templates, subjects=False).prompts)
 
 
 def everyday_prompts(base: Denoiser, n: int, *besides: ConceptPrompts) -> list[str]:
-    """The text encoder's `n` most frequent words that none of these prompts or targets says, each bare and with its article."""
-    return base.everyday(n, [text for said in besides for text in (*said.prompts, *said.targets)])
+    """The tokenizer's `n` most frequent words that occur in none of these prompts and targets, each bare and with its article."""
+    return base.everyday(n, [text for given in besides for text in (*given.prompts, *given.targets)])
 
 
 def negative_guidance_target(
@@ -101,16 +104,16 @@ def negative_guidance_target(
     picked: Int[Tensor, "b"],
     eta: float,
 ) -> Float[Tensor, "b c h w"]:
-    """What ESD trains the concept's prompts to predict: e(target) - η (e(concept) - e(context)), eq. 7 where neither says anything.
+    """ESD's training target for the concept's prompts: e(target) - η (e(concept) - e(context)); eq. 7 if target and context are "".
 
     Args:
         base: the frozen model.
         x: noisy latents.
         t: their noise levels.
-        e_cond: what `base` predicts for the concept's prompts, `embedded.prompts[picked]`.
+        e_cond: the prediction of `base` for the concept's prompts, `embedded.prompts[picked]`.
         embedded: the concepts' prompts.
-        picked: which of them each latent is of.
-        eta: η, how far past the target the concept is pushed.
+        picked: index of each latent's prompt.
+        eta: η, strength of the negative guidance.
     """
     e_context = base.predict(x, t, embedded.contexts[picked])
     e_target = base.predict(x, t, embedded.targets[picked]) if embedded.targeted else e_context
@@ -118,12 +121,12 @@ def negative_guidance_target(
 
 
 def _templates(kind: str, subjects: bool) -> list[tuple[str, str]]:
-    """Templates, the bare name first, each with what it says besides the concept."""
+    """Templates, the bare name first, each with its context."""
     carried = [(f"a {thing} in {{0}} style", f"a {thing}") for thing in SUBJECTS if subjects and kind == "style"]
     return [(template, "") for template in TEMPLATES.get(kind, TEMPLATES["object"])] + carried
 
 
 def _embed(base: Denoiser, texts: Sequence[str]) -> Cond:
-    """Embeds equal texts once: of a thousand concepts without a target, all targets are the same."""
+    """Embeds equal texts once: a thousand concepts without a target have the same target."""
     place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     return base.embed(list(place))[[place[text] for text in texts]]

@@ -1,4 +1,4 @@
-"""Rows of prompts, for closed forms: which row of one prompt shall read as which of another, which stay, and with what weight."""
+"""Token embeddings ("rows") of prompts for closed forms: pairs of source and target rows, rows to preserve, and their weights."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,20 @@ from efface.core.linalg import gram
 
 
 def row_metric(rows: Tensor, weights: Tensor) -> Tensor:
-    """Where rows lie, as a metric (d d) of mean eigenvalue 1: nine parts their second moment, one part the identity."""
+    """Metric (d d) of mean eigenvalue 1 in which the ridge is measured: nine parts the rows' second moment, one part the identity."""
     moment = gram(rows, weights)
     return 0.9 * moment * (len(moment) / moment.trace()) + 0.1 * torch.eye(len(moment), dtype=moment.dtype)
 
 
 def pair_rows(source: Cond, target: Cond, tokens: str, lead: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of one prompt, the rows they shall read as, and their weights: (n d), (n d), (n). Row 0 is the start token."""
+    """Rows of one prompt, their target rows, and their weights: (n d), (n d), (n). Row 0 is the start token.
+
+    Args:
+        source: a prompt.
+        target: the prompt it shall become.
+        tokens: "last" token, "last_to_end" of the padding, or "content" (all tokens, end and padding).
+        lead: number of tokens before the concept's own, which stay as they are.
+    """
     c, g = source.tokens[0], target.tokens[0]
     n, last, last_g = len(c), int(source.last), int(target.last)  # "" has last = 0, the start token
     if tokens == "last":
@@ -52,7 +59,7 @@ def within(said: Sequence[int], goal: Sequence[int]) -> list[int]:
 
 
 def keep_rows(preserved: Cond, tokens: str) -> tuple[Tensor, Tensor]:
-    """Rows that shall stay and their weights, over all prompts: (n d), (n)."""
+    """Rows to preserve and their weights, over all prompts: (n d), (n)."""
     b, n, d = preserved.tokens.shape
     at, end = torch.arange(n), preserved.end[:, None]
     if tokens == "last":

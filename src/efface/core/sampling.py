@@ -1,4 +1,4 @@
-"""Sampling: start noise, the walk of a scheduler with classifier-free guidance, and how many pictures pass the model at once."""
+"""Sampling: initial noise, batch sizes, and the sampling loop of a diffusers scheduler with classifier-free guidance."""
 
 import copy
 import math
@@ -18,17 +18,17 @@ from efface.core.families import Family
 from efface.core.schedule import Schedule
 from efface.core.steering import Correction, Steer
 
-MOST = 16  # pictures at once; a CPU gains nothing from more
-PLACES = 4096  # of the latents that pass a CPU at once: those of one picture of 512 pixels
-BYTES = 2**17  # of GPU memory for a place and byte of a number: 1 GiB for 512 pixels in float16, an estimate
+MOST = 16  # maximum batch of pictures; a CPU gains nothing from more
+PLACES = 4096  # latent positions of a batch on a CPU: those of one picture of 512 pixels
+BYTES = 2**17  # GPU memory for each latent position and byte of the dtype: 1 GiB for 512 pixels in float16, an estimate
 
 Guidance = float | int | np.number | Sequence[float]
-Correcting = tuple[Correction, int, int]  # with the positions of its two prompts among those that are asked besides
+Correcting = tuple[Correction, int, int]  # with the indices of its two prompts among the unconditional ones
 
 
 @runtime_checkable
 class Model(Protocol):
-    """What sampling needs of a denoiser."""
+    """The part of a denoiser that sampling uses."""
 
     pipeline: Any
     family: Family
@@ -37,7 +37,7 @@ class Model(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Pictures at once."""
+        """Maximum batch of pictures."""
         ...
 
     def embed(self, prompts: Sequence[str], grad: bool = False) -> Cond:
@@ -49,22 +49,22 @@ class Model(Protocol):
         ...
 
     def noise(self, seeds: Sequence[int], rng: str = "cpu") -> Float[Tensor, "b c h w"]:
-        """Start noise."""
+        """Initial noise."""
         ...
 
 
 def batch_size(places: int, memory: int | None, itemsize: int) -> int:
-    """Pictures that pass a model at once: 1 to 16, as many as the device has room for.
+    """Maximum batch of pictures for a model: 1 to 16, by the device's memory.
 
-    On a CPU as many as have 4,096 places of latents together: 16 of 128 pixels or less, 4 of 256, 1 of 512 and above (latents of an
-    eighth). On a GPU as many as fit its memory without the model's weights, at 128 KiB for each place and byte of a number: 1 GiB for
-    512 pixels in float16. The GPU's whole memory counts and not what is free just now: a picture's bits may depend on the batch it was
-    drawn in, so the same model on the same device always has the same.
+    On a CPU the batch has at most 4,096 latent positions: 16 pictures of 128 pixels or less, 4 of 256, 1 of 512 and above (if latents
+    have an eighth of the size). On a GPU it fits the memory without the model's weights, at 128 KiB for each position and byte of the
+    dtype: 1 GiB for 512 pixels in float16. Total memory counts, not free memory: a picture's bits may depend on its batch, so the same
+    model on the same device always has the same batch size.
 
     Args:
         places: height times width of a latent.
-        memory: bytes of the GPU that the model's weights leave; None on a CPU.
-        itemsize: bytes of a number the model computes in.
+        memory: bytes of the GPU minus the model's weights; None on a CPU.
+        itemsize: bytes of the model's dtype.
     """
     room = PLACES // places if memory is None else memory // (places * itemsize * BYTES)
     return max(1, min(MOST, room))
@@ -74,12 +74,12 @@ def scheduler(family: Family, pipeline: Any, sampler: str) -> Any:
     """Diffusers' scheduler of that name over the pipeline's own noise schedule.
 
     Raises:
-        UsageError: unknown sampler, or one that needs scipy where there is none.
+        UsageError: unknown sampler, or one that needs scipy, which is not installed.
     """
     if sampler not in family.samplers:
         raise UsageError(f"sampler: unknown {sampler!r}; {nearest(sampler, family.samplers)}")
     kind, settings = family.samplers[sampler]
-    with warnings.catch_warnings():  # settings of another sampler that this one does not use are no news
+    with warnings.catch_warnings():  # a warning about settings of another sampler that this one ignores
         warnings.simplefilter("ignore")
         try:
             return getattr(diffusers, kind).from_config(pipeline.scheduler.config, **settings)
@@ -94,7 +94,7 @@ def timesteps(scheduler: Any, levels: int, steps: int) -> Int[Tensor, "steps"]:
 
 
 def noise(shape: tuple[int, int, int], seeds: Sequence[int], rng: str) -> Float[Tensor, "b c h w"]:
-    """Start noise, one generator for each seed, drawn on the device `rng`.
+    """Initial noise, from one generator for each seed on the device `rng`.
 
     Raises:
         UsageError: no such device here.
@@ -124,18 +124,18 @@ def sample(
     """As `Denoiser.sample`, batch after batch of `model.batch_size`."""
     cond, scales = cond.expand(len(seeds)), _scales(guidance, len(seeds))
     texts = list(dict.fromkeys([negative, *(text for s in model.steers for text in s.texts(negative))]))
-    asked, walker, n = model.embed(texts), scheduler(model.family, model.pipeline, sampler), model.batch_size
+    uncond, walker, n = model.embed(texts), scheduler(model.family, model.pipeline, sampler), model.batch_size
     done = []
     for i in range(0, len(seeds), n):
         x, scale = model.noise(seeds[i : i + n], rng), scales
         if isinstance(scale, list):
             scale = torch.tensor(scale[i : i + n], dtype=x.dtype, device=x.device).view(-1, 1, 1, 1)
-        _start(walker, len(model.schedule), steps)  # anew: some remember their last predictions
-        # the steers' memories start anew as well
-        said = [(s, *s.texts(negative)) for s in model.steers]
-        corrections = [(s.start(), texts.index(away), texts.index(towards)) for s, away, towards in said]
+        _start(walker, len(model.schedule), steps)  # for each batch: some schedulers keep their last predictions
+        # and so do some corrections
+        steers = [(s, *s.texts(negative)) for s in model.steers]
+        corrections = [(s.start(), texts.index(away), texts.index(towards)) for s, away, towards in steers]
         x = x * walker.init_noise_sigma
-        path = _walk(model, cond[i : i + n], asked, x, walker, scale, corrections, until, tick)
+        path = _walk(model, cond[i : i + n], uncond, x, walker, scale, corrections, until, tick)
         done.append(torch.stack(path) if record else path[-1])
     return torch.cat(done, dim=1 if record else 0)
 
@@ -156,16 +156,16 @@ def _scales(guidance: Guidance, n: int) -> float | list[float]:
 
 
 def _start(scheduler: Any, levels: int, steps: int) -> None:
-    """Set a scheduler to the start of a walk of `steps`."""
+    """Set a scheduler to the start of `steps` steps."""
     if steps > levels:
-        raise UsageError(f"steps: expected at most {levels} of a sampler, got {steps}; give fewer")
+        raise UsageError(f"steps: expected at most {levels}, got {steps}; give fewer")
     scheduler.set_timesteps(steps)
 
 
 def _walk(
     model: Model,
     cond: Cond,
-    asked: Cond,
+    uncond: Cond,
     x: Float[Tensor, "b c h w"],
     scheduler: Any,
     scale: float | Tensor,
@@ -173,9 +173,9 @@ def _walk(
     until: int | None,
     tick: Callable[[int], object],
 ) -> list[Tensor]:
-    """Latents of one batch, from start noise to the last step; `asked` are ∅ and what steers read."""
+    """Latents of one batch, from initial noise to the last step; `uncond` are the negative prompt and the corrections' prompts."""
     n, guided = len(x), isinstance(scale, Tensor) or scale != 1 or bool(corrections)
-    every = asked[torch.arange(len(asked)).repeat_interleave(n)] + cond if guided else cond
+    every = uncond[torch.arange(len(uncond)).repeat_interleave(n)] + cond if guided else cond
     path = [x]
     for t in scheduler.timesteps[:until]:
         seen = scheduler.scale_model_input(x, t)
@@ -198,7 +198,10 @@ def _steered(
     scale: float | Tensor,
     corrections: Sequence[Correcting],
 ) -> Tensor:
-    """Guided and corrected in ε, which the steers' thresholds are of; `preds` are of ∅, of what the steers read, of the prompts."""
+    """The guided and corrected prediction; corrections are computed in ε, the unit of their thresholds.
+
+    `preds` are for the negative prompt, then for the corrections' prompts, then for the prompts.
+    """
     e = [schedule.to_eps(x, t, pred) for pred in preds]
     added = [correct(e[0], e[-1], e[away], e[towards], scale) for correct, away, towards in corrections]
     change = schedule.native_change(x, t, sum(added[1:], added[0]))

@@ -40,29 +40,29 @@ class Schedule:
         return a * x0 + s * eps
 
     def to_x0(self, x: Tensor, t: Int[Tensor, "b"], pred: Tensor) -> Tensor:
-        """The clean latent that a native prediction stands for: (x - σ ε)/α, α x - σ v or x - σ u."""
+        """The clean latent x0 that a native prediction implies: (x - σ ε)/α, α x - σ v or x - σ u."""
         a, s = self.at(x, t)
         if self.prediction == "epsilon":
             return (x - s * pred) / a
         return a * x - s * pred if self.prediction == "v_prediction" else x - s * pred
 
     def to_eps(self, x: Tensor, t: Int[Tensor, "b"], pred: Tensor) -> Tensor:
-        """The noise that a native prediction stands for: ε itself, α v + σ x or x + α u."""
+        """The noise ε that a native prediction implies: ε itself, α v + σ x or x + α u."""
         if self.prediction == "epsilon":
             return pred
         a, s = self.at(x, t)
         return a * pred + s * x if self.prediction == "v_prediction" else x + a * pred
 
     def native(self, x0: Tensor, t: Int[Tensor, "b"], eps: Tensor) -> Tensor:
-        """What a model that knows clean latents and noise predicts: ε, α ε - σ x0 or ε - x0."""
+        """The exact native prediction, given clean latents and noise: ε, α ε - σ x0 or ε - x0."""
         if self.prediction == "epsilon":
             return eps
         a, s = self.at(x0, t)
         return a * eps - s * x0 if self.prediction == "v_prediction" else eps - x0
 
     def native_change(self, x: Tensor, t: Int[Tensor, "b"], change: Tensor) -> Tensor:
-        """By how much the native prediction changes where that of ε changes by `change`: as much, or divided by α.
+        """The change of the native prediction for a `change` of the predicted ε: the same, or divided by α.
 
-        Where all is noise (α = 0) a change of ε has no counterpart, for each ε is x: α is taken as 1e-6 at least.
+        At pure noise (α = 0) every ε equals x, and no native change corresponds to it: α is at least 1e-6 here.
         """
         return change if self.prediction == "epsilon" else change / self.at(x, t)[0].clamp(min=1e-6)

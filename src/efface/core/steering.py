@@ -1,4 +1,4 @@
-"""Steering: what an edit adds to the sampler's guided prediction, without touching a weight."""
+"""Corrections that an edit adds to the guided noise prediction while sampling; no weight changes."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from torch import Tensor
 
 from efface.core.concept import Concept
 
-# (e(∅), e(prompt), e(away), e(towards), guidance scale) to what is added to the guided noise prediction
+# (e(∅), e(prompt), e(away), e(towards), guidance scale) -> what to add to the guided noise prediction
 Correction = Callable[[Tensor, Tensor, Tensor, Tensor, float | Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Replace:
-    """A concept takes the place of ∅: e(away) + s (e(c) - e(away)) for e(∅) + s (e(c) - e(∅)), hence (1 - s)(e(away) - e(∅))."""
+    """The concept as the negative prompt: e(away) + s (e(c) - e(away)) for e(∅) + s (e(c) - e(∅)), hence (1 - s)(e(away) - e(∅))."""
 
     joins_negative: ClassVar[bool] = True  # the concept and the user's negative prompt are one prompt
 
     def start(self) -> Correction:
-        """No memory."""
+        """A correction without state."""
         return lambda e_null, e_cond, e_away, e_towards, scale: (1 - scale) * (e_away - e_towards)
 
 
@@ -35,12 +35,12 @@ class Repel:
     threshold: float  # λ
     warmup: float  # δ, in steps of the sampler
     momentum: float  # s_m
-    beta: float  # β_m, what ν keeps of itself in a step
+    beta: float  # β_m, decay of ν in a step
 
     joins_negative: ClassVar[bool] = False
 
     def start(self) -> Correction:
-        """ν = 0 at step 0; it gathers while the warm-up lasts."""
+        """A correction with ν = 0 at step 0; ν accumulates during the warm-up."""
         step, memory = 0, torch.zeros(())
 
         def correct(e_null: Tensor, e_cond: Tensor, e_away: Tensor, e_towards: Tensor, scale: float | Tensor) -> Tensor:
@@ -61,7 +61,7 @@ RULES: dict[str, type[Rule]] = {rule.__name__: rule for rule in (Replace, Repel)
 
 @dataclass(frozen=True)
 class Steer:
-    """One direction of the sampler: away from what one prompt says, towards another ("" = ∅), by a rule."""
+    """One correction of the sampler: away from one prompt, towards another ("" = ∅), by a rule."""
 
     away: str
     towards: str
@@ -69,34 +69,34 @@ class Steer:
     strength: float = 1.0
 
     def texts(self, negative: str) -> tuple[str, str]:
-        """The prompts whose predictions it needs, where the sampler's negative prompt stands for ∅."""
+        """The two prompts whose predictions it needs; the sampler's negative prompt replaces ∅."""
         if self.rule.joins_negative:
-            away, towards = (", ".join(filter(None, (said, negative))) for said in (self.away, self.towards))
+            away, towards = (", ".join(filter(None, (text, negative))) for text in (self.away, self.towards))
             return away, towards
         return self.away, self.towards or negative
 
     def start(self) -> Correction:
-        """A correction with an empty memory: one for each batch of pictures."""
+        """A correction with fresh state: one for each batch of pictures."""
         correct = self.rule.start()
         return lambda *given: self.strength * correct(*given)
 
 
 def pairs(erase: Iterable[Concept], fits: Callable[[str], bool]) -> list[tuple[str, str]]:
-    """What to steer away from and towards: concepts of one target in one prompt, separated by commas, in alphabetical order.
+    """Prompts to steer away from and towards: concepts with the same target in one prompt, separated by commas, in alphabetical order.
 
-    What no longer `fits` into a prompt goes into another: the end of a list that the text encoder cuts off would not be erased.
+    Names that no longer `fits` accepts start another prompt: the text encoder truncates long lists, so their end would not be erased.
     """
-    said: dict[str, set[str]] = {}
+    by_target: dict[str, set[str]] = {}
     for c in erase:
-        said.setdefault(_plain(c.target), set()).update(_plain(words) for words in c.phrases)
+        by_target.setdefault(_plain(c.target), set()).update(_plain(phrase) for phrase in c.phrases)
     out = []
-    for target, words in sorted(said.items()):
+    for target, phrases in sorted(by_target.items()):
         group: list[str] = []
-        for word in sorted(words):
-            if group and not fits(", ".join([*group, word])):
+        for phrase in sorted(phrases):
+            if group and not fits(", ".join([*group, phrase])):
                 out.append((", ".join(group), target))
                 group = []
-            group.append(word)
+            group.append(phrase)
         out.append((", ".join(group), target))
     return out
 

@@ -1,4 +1,4 @@
-"""What every training eraser needs: float32 masters and an optimiser that never touches `.grad`."""
+"""Training for erasers: float32 master weights, Adam, and gradients that leave `.grad` of shared tensors alone."""
 
 from collections.abc import Mapping
 
@@ -11,12 +11,12 @@ from efface.core.edit import Delta, LowRank
 
 
 class Learner:
-    """Named leaves that learn, as float32 masters, and their Adam."""
+    """Named trainable tensors (autograd leaves) in float32, and their Adam optimiser."""
 
     def __init__(
         self, leaves: Mapping[str, Tensor], *, lr: float, rng: Generator | None = None, decay: float = 0.0
     ) -> None:
-        """The very tensors that are given learn; `rng` is kept in checkpoints, and only one of several learners carries it."""
+        """Train the given tensors in place. `rng` is saved in checkpoints; of several learners, give it to one only."""
         self.leaves, self.rng = {k: v.requires_grad_(True) for k, v in leaves.items()}, rng
         self._optimise(lr, decay)
 
@@ -30,7 +30,7 @@ class Learner:
         self.descend(dict(zip(self.leaves, grads, strict=True)))
 
     def descend(self, grads: Mapping[str, Tensor | None]) -> None:
-        """One Adam step along gradients by name; what has none feels none."""
+        """One Adam step with gradients by name; None is a zero gradient."""
         for name, leaf in self.leaves.items():
             g = grads[name]
             leaf.grad = torch.zeros_like(leaf) if g is None else g.to(leaf)
@@ -38,7 +38,7 @@ class Learner:
         self.adam.zero_grad()
 
     def state(self) -> dict[str, Tensor]:
-        """Everything a killed run needs to go on bit for bit."""
+        """Everything an interrupted run needs to continue bit for bit."""
         flat = {f"leaf:{k}": v.detach() for k, v in self.leaves.items()}
         for i, slots in self.adam.state_dict()["state"].items():
             flat |= {f"adam:{i}:{k}": torch.as_tensor(v).clone() for k, v in slots.items()}
@@ -61,13 +61,13 @@ class Learner:
 
 
 class Tuner(Learner):
-    """The weights of `student` that learn, as float32 masters: whole tensors, or LoRA factors when `rank` is above 0.
+    """Trains weights of `student`, a fork of the base, as float32 masters: whole tensors, or LoRA factors if `rank` is above 0.
 
-    bfloat16 weights do not move under a small Adam step, so masters are float32 whatever the model computes in.
+    Masters are float32 for every dtype of the model: a small Adam step does not change a bfloat16 weight.
     """
 
     def __init__(self, base: Denoiser, where: str, *, lr: float, rank: int = 0, rng: Generator | None = None) -> None:
-        """Fork `base`; the fork's weights `where` learn. With `rank`, only matrices and kernels do."""
+        """Fork `base` and train the fork's weights `where`; with `rank`, only its matrices and kernels."""
         weights = base.params(where)
         if rank:
             weights = {k: w for k, w in weights.items() if w.ndim >= 2}
@@ -105,7 +105,7 @@ class Tuner(Learner):
 
     @torch.no_grad()
     def sync(self) -> None:
-        """Bring the student's weights in line with the masters."""
+        """Copy the masters into the student's weights."""
         before = self.base.params(self.workers) if self.rank else {}
         for name, w in self.workers.items():
             if self.rank:
@@ -117,7 +117,7 @@ class Tuner(Learner):
                 w.copy_(self.leaves[name])
 
     def edit(self) -> Delta | LowRank:
-        """What was learnt, without the base."""
+        """The edit: trained weights minus the base's, or the LoRA factors."""
         if self.rank:
             return LowRank(
                 {k: (self.leaves[f"{k}/up"].clone(), self.leaves[f"{k}/down"].clone()) for k in self.workers}

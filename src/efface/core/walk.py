@@ -1,4 +1,4 @@
-"""Latents to train on: states on the way from noise to a picture, which the model itself draws."""
+"""Training latents: partly denoised pictures from the model's own sampling trajectories."""
 
 from collections.abc import Iterator
 
@@ -12,19 +12,19 @@ from efface.core.denoiser import Denoiser
 def walk(
     model: Denoiser, prompts: Cond, rng: Generator, *, batch: int, reuse: int, steps: int, guidance: float
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Endless batches of latents (batch c h w), their noise levels (batch), and which prompt each is on its way to (batch).
+    """Yield batches without end: latents (batch c h w), their noise levels (batch), and the index of each latent's prompt (batch).
 
-    Whole trajectories are kept, so that `reuse` batches come from each sampling, every one with noise levels of its own. Let
-    checkpoints fall between samplings: one that is continued starts with a new one.
+    Whole trajectories are kept: each sampling gives `reuse` batches, every one with new noise levels. Save checkpoints only between
+    samplings, since a continued run begins with a new sampling.
 
     Args:
-        model: draws; asked again for each sampling, so a model in training draws as it is by then.
-        prompts: one is picked for each latent.
-        rng: draws prompts, seeds and noise levels.
-        batch: latents at a time.
-        reuse: batches from the same trajectories.
-        steps: of the sampler.
-        guidance: classifier-free guidance of a trajectory.
+        model: samples; a student in training samples with its current weights.
+        prompts: prompts to pick from, one for each latent.
+        rng: generator for prompts, seeds and noise levels.
+        batch: number of latents in a batch.
+        reuse: number of batches from the same trajectories.
+        steps: number of sampler steps.
+        guidance: guidance scale of a trajectory.
     """
     levels, row = model.timesteps(steps), torch.arange(batch)
     while True:

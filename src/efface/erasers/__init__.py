@@ -1,4 +1,4 @@
-"""Every eraser by name. A new method is its file and its line in this table."""
+"""The table of erasers by name. A new method is one file and one line in this table."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -7,7 +7,7 @@ from efface.core.declared import declared
 from efface.core.errors import UsageError, nearest
 from efface.core.params import parse
 
-if TYPE_CHECKING:  # imports torch, which a list of methods does without
+if TYPE_CHECKING:  # imports torch, which a list of methods does not need
     from efface.erasers.base import Eraser
 
 TABLE = {
@@ -49,7 +49,7 @@ def names() -> list[str]:
 
 
 def declarations(name: str) -> "type[Eraser]":
-    """What a method declares (docstring, hyper-parameters, presets, cost), without what it imports and without its functions.
+    """A method's declarations (docstring, hyper-parameters, presets, cost), read without importing its module.
 
     Raises:
         UsageError: no such method.
@@ -74,7 +74,7 @@ def settings(name: str) -> tuple[str, dict[str, Any]]:
         key, equals, text = one.partition("=")
         key = key.strip().replace("-", "_")
         if not equals:
-            raise UsageError(f"method: expected {name}:NAME=VALUE, got {one!r}; give {name}:ridge=0.5, say")
+            raise UsageError(f"method: expected {name}:NAME=VALUE, got {one!r}; give a pair such as {name}:ridge=0.5")
         if key in changes:
             raise UsageError(f"method: expected each hyper-parameter once, got {key!r} twice for {name}; give it once")
         changes[key] = parse(cls, key, text.strip())

@@ -1,18 +1,18 @@
-"""Concept Ablation: teach the concept's prompts what the model predicts for an anchor.
+"""Concept Ablation: train the concept's prompts to predict what the model predicts for an anchor concept.
 
 Paper:   Kumari et al., ICCV 2023, arXiv:2303.13516.
-Idea:    Make the pictures of the concept c* those of an anchor c. The KL divergence of the two chains is a regression:
+Idea:    Match the distribution of pictures of the concept c* to that of an anchor c. The KL divergence of the two is a regression:
              L = | e_θ(x_t, c*, t) - e(x_t, c, t) |²,  x_t = √ᾱ x + √(1-ᾱ) ε,  x a picture of the anchor
-         "model" as written; "noise" has ε in the place of e; "reverse", the KL the other way, has pictures x of the concept.
-Names:   anchor c = the target, or "" (where a style is said of a thing, the thing); prior = λ; drawn = train_size, anchor images.
-Differs: The anchor's prediction is the frozen model's; the released one is that of the model in training, which drifts
-         (`teacher="live"`). The prior keeps this prediction for the anchor, "" and the preserved concepts; the released prior has ε in
-         its place, and the anchor alone. The released loss sums over the C latent channels, its prior means: its weight 1 is 1/C here,
-         in the presets 0.25. Released pictures are 1000 of some 200 anchor prompts, by DPM-Solver, flipped and resized with size words;
-         ours `drawn` by DDIM of a few phrases. No decay, no clipping; lr is the released one times its batch and GPUs, twice with a
-         prior. As released, no gradient passes the start row's key and value. Of "text.embeddings" just rows of the concept's own words
-         learn (the released code decays all and cannot save). A memorised picture: name its caption, give it in `pictures`. The paper
-         trains on pictures of paraphrases, searched for copies; preset "memorised" unlearns the copy that is there.
+         objective "model" is as written; "noise" has ε instead of e; "reverse" (the reverse KL) uses pictures x of the concept.
+Names:   anchor c = the target, or "" (for a style in a prompt with a thing, the thing); prior = λ; drawn = train_size, anchor images.
+Differs: The anchor's prediction is the frozen model's; the released code uses the model in training, which drifts (`teacher="live"`).
+         The prior preserves this prediction for the anchor, "" and the preserved concepts; the released prior has ε as its target, for
+         the anchor alone. The released loss sums over the C latent channels and its prior averages: its weight 1 is 1/C here, 0.25 in
+         the presets. Released pictures are 1000 of some 200 anchor prompts, by DPM-Solver, flipped and resized with size words; ours
+         are `drawn` by DDIM from a few templates. No weight decay, no clipping; lr is the released one times its batch and GPUs, twice
+         that with a prior. As released, no gradient flows through the start token's key and value. "text.embeddings" trains only the
+         concept's own tokens (the released code decays all rows and cannot save). To unlearn a memorised picture, erase its caption and
+         give it in `pictures`: the paper trains on pictures of paraphrases, searched for copies; preset "memorised" trains on the copy.
 Cost:    A minute for Moji on two cores, half of it for the pictures; minutes on a GPU for Stable Diffusion.
 """
 
@@ -41,25 +41,26 @@ PICTURES = "folder with the concept's own pictures, a memorised one say, for obj
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptAblation(Eraser):
-    """Fine-tune the denoiser, or a concept's words, to an anchor."""
+    """Fine-tune the denoiser, or token embeddings, to an anchor."""
 
     objective: Literal["model", "noise", "reverse"] = param(
-        "model", "aim at the anchor's prediction or at the noise on its pictures, or at its prediction on the concept's"
+        "model",
+        "training target: the anchor's prediction, the noise, or the anchor's prediction on the concept's pictures",
     )
-    where: Literal["xattn.kv", "xattn", "attn", "unet", "text.embeddings"] = param("xattn.kv", "weights that learn")
+    where: Literal["xattn.kv", "xattn", "attn", "unet", "text.embeddings"] = param("xattn.kv", "weights to train")
     teacher: Literal["frozen", "live"] = param(
-        "frozen", "whose prediction for the anchor: the model's before, or by then"
+        "frozen", "model that predicts for the anchor: the frozen one, or the one in training"
     )
-    prior: float = param(1.0, 'λ, weight of what stays: the anchor, "" and preserved concepts', at_least=0)
+    prior: float = param(1.0, 'λ, weight of preserving the anchor, "" and preserved concepts', at_least=0)
     pictures: str = param("", PICTURES)
-    drawn: int = param(32, "pictures drawn to learn from, and as many of what stays", at_least=1)
+    drawn: int = param(32, "training pictures to draw, and as many of what is preserved", at_least=1)
     steps: int = param(150, "training steps", at_least=0)
     lr: float = param(1e-3, "Adam's learning rate", above=0)
-    batch: int = param(8, "noisy pictures a step, and as many of what stays", at_least=1)
+    batch: int = param(8, "noisy pictures in a step, and as many of what is preserved", at_least=1)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
     sampler_steps: int = param(25, "DDIM steps of a picture", at_least=2)
-    guidance: float = param(3.0, "classifier-free guidance of a picture", at_least=1)
-    phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
+    guidance: float = param(3.0, "guidance scale of a picture", at_least=1)
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})
@@ -88,7 +89,7 @@ class ConceptAblation(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Delta | LowRank:
-        embeddings = self.where == "text.embeddings"  # what learns
+        embeddings = self.where == "text.embeddings"  # what to train
         tuner = WordTuner(base, own_words(base, erase), lr=self.lr, rng=rng) if embeddings else self.tuner(base, rng)
         student, teacher = tuner.student, tuner.student if self.teacher == "live" else base
         prompts = ConceptPrompts.of(erase, self.phrases)
@@ -97,7 +98,7 @@ class ConceptAblation(Eraser):
         drawn = prompts.prompts if self.objective == "reverse" else prompts.targets
         shown, of = self.given(base, drawn) if self.pictures else self.draw(base, drawn, rng)
         still, which = self.draw(base, kept, rng) if self.prior else (shown, of)
-        # by the time it goes on, the folder may hold other pictures
+        # the folder may have other pictures when the run continues
         log.recipe = f"{self.recipe(base, erase, preserve)} {shown.double().sum():.6f}"
         for _ in log.steps(tuner, self.steps):
             x, t, noise, i = self.noised(base, shown, rng)
@@ -116,26 +117,26 @@ class ConceptAblation(Eraser):
         return tuner.edit()
 
     def tuner(self, base: Denoiser, rng: Generator) -> Tuner:
-        """Weights of the denoiser learn, by gradients that pass by the start row's key and value."""
+        """Trains the denoiser's weights; no gradient flows through the start token's key and value."""
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
         for module in tuner.student.text_readers().values():
             module.register_forward_hook(hold_start)
         return tuner
 
     def draw(self, base: Denoiser, prompts: Sequence[str], rng: Generator) -> tuple[Tensor, Tensor]:
-        """Latents of `drawn` pictures, and which of the prompts each is of."""
+        """Latents of `drawn` pictures, and the index of each one's prompt."""
         of = torch.randint(len(prompts), (self.drawn,), generator=rng)
         seeds = torch.randint(2**31, (self.drawn,), generator=rng).tolist()
         cond = base.embed(prompts)[of]
         return base.sample(cond, seeds=seeds, steps=self.sampler_steps, guidance=self.guidance), of
 
     def given(self, base: Denoiser, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Latents of the pictures in the folder, each of them once of every prompt, and which prompt that is."""
+        """Latents of the pictures in the folder, once for every prompt, and the index of that prompt."""
         latents = base.encode(read_pictures(self.pictures, base.image_size, "ConceptAblation.pictures"))
         return latents.repeat_interleave(len(prompts), 0), torch.arange(len(prompts)).repeat(len(latents))
 
     def noised(self, base: Denoiser, latents: Tensor, rng: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A batch of the latents with noise, its levels, the noise as a native prediction, and which latents they are."""
+        """A batch of noisy latents, their levels, the noise as a native prediction, and the latents' indices."""
         i = torch.randint(len(latents), (self.batch,), generator=rng)
         t = torch.randint(len(base.schedule), (self.batch,), generator=rng).to(latents.device)
         eps = torch.randn(latents[i].shape, generator=rng).to(latents)
@@ -144,5 +145,5 @@ class ConceptAblation(Eraser):
 
 
 def hold_start(module: nn.Module, given: tuple[Tensor, ...], rows: Tensor) -> Tensor:
-    """The same rows, the first of them without a gradient: the start token's, which is in every prompt."""
+    """The same rows, without a gradient for the first: the start token, which is in every prompt."""
     return torch.cat([rows[:, :1].detach(), rows[:, 1:]], 1)

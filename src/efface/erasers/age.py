@@ -1,17 +1,17 @@
-"""AGE: adaptive guided erasure, erase towards words that are searched for along the way.
+"""AGE: adaptive guided erasure towards target words, which a search finds during training.
 
 Paper:   Bui et al., ICLR 2025, arXiv:2501.18950, its minimax objective (eq. 14 of the first author's talk).
-Idea:    The best target is near the concept and no synonym of it. As in AP a Gumbel softmax over a vocabulary is searched, but its word
-         has two roles: what the concept becomes, and what is kept:
+Idea:    The best target is near the concept but not a synonym. As in AP, optimise a Gumbel softmax over a vocabulary; its word has
+         two roles, target of the concept and preserved concept:
              min_θ max_π  | e_θ(x_t, c_e) - e*(x_t, c_t) |² + λ | e_θ(x_t', c_t) - e*(x_t', c_t) |²,   c_t = Σ_i G(π)_i c_i
-         The maximum of the first term is away from the concept, the maximum of the second at what is hurt.
-Names:   keep = λ (`lamda`); away = 1 in the paper, weight of the first term in the search alone; temperature = τ; closest, picks =
-         k_closest and number of centres; eta = `negative_guidance`, which goes on past the word (released: 1, paper: 0).
-Differs: The search's gradient sees both terms whole. In the released code the word is detached from the first, and the frozen
-         prediction from the second: nothing there keeps the word from being a synonym but the list (`frozen_gradient`).
-         As in AP: native losses, medoids, phrases, one batch for both players, shared trajectories; preserved concepts are
-         candidates as well. A concept with a target of its own goes there, without a search. Preset "released": objects, whose list
-         were the class names of ImageNet (artists there: mode soft, temperature 2, search_lr 1e-3, closest 1000).
+         The first term is largest for words far from the concept, the second for words that the erasure damages.
+Names:   keep = λ (`lamda`); away = weight of the first term in the search only, 1 in the paper; temperature = τ; closest, picks =
+         k_closest and number of centres; eta = `negative_guidance`, strength beyond the target word (released: 1, paper: 0).
+Differs: The search's gradient includes both terms in full. The released code detaches the word in the first and the frozen
+         prediction in the second, so that only the vocabulary prevents synonyms (`frozen_gradient`).
+         As in AP: native losses, medoids, templates, one batch for both players, shared trajectories; preserved concepts are
+         candidates as well. A concept with a given target is erased towards it, without a search. Preset "released": objects, with
+         ImageNet's class names as vocabulary (artists there: mode soft, temperature 2, search_lr 1e-3, closest 1000).
 Cost:    Twice ESD's a step: about two minutes for Moji on one core; minutes on a GPU for Stable Diffusion.
 """
 
@@ -39,39 +39,40 @@ Where = Literal["xattn", "xattn.kv", "noxattn", "selfattn", "unet", "xattn.layer
 
 @dataclass(frozen=True, kw_only=True)
 class AGE(Eraser):
-    """Erase towards words that a search finds, and keep those."""
+    """Erase towards words that a search finds; preserve those words."""
 
     where: Where = param(
-        "xattn", "weights that learn: xattn for names and styles, noxattn for what no word must bring back"
+        "xattn", "weights to train: xattn for names and styles, noxattn for what no prompt must bring back"
     )
     eta: float = param(
         0.0, "η, how far past the found word, away from the concept, the prediction is pushed", at_least=0
     )
     keep: float = param(1.0, "λ, weight of keeping the found words", at_least=0)
-    away: float = param(1.0, "weight of the search for words that the concept is not like yet", at_least=0)
+    away: float = param(1.0, "weight of the first term in the search", at_least=0)
     vocabulary: str = param(
-        "", "words to go to: a list with commas, a .txt file with one a line, or '' for the text encoder's own"
+        "",
+        "words to search: separated by commas, a .txt file with one a line, or '' for the tokenizer's frequent words",
     )
     closest: int = param(100, "candidates: how many of the words nearest to the concept", at_least=1)
     picks: int = param(50, "candidates: how many of those to keep, by k-medoids", at_least=1)
     cluster_by: ClusterBy = param(
-        "embedding", "cluster the words by their text rows, or by their distance to the concept alone"
+        "embedding", "cluster the words by their embeddings, or only by their distance to the concept"
     )
-    mode: Literal["hard", "soft"] = param("hard", "go to one word at a time, or to a mixture")
+    mode: Literal["hard", "soft"] = param("hard", "erase towards one word at a time, or towards a mixture")
     top: int = param(5, "words of a soft mixture", at_least=1)
     temperature: float = param(2.0, "τ of the Gumbel softmax", above=0)
     search_lr: float = param(0.1, "Adam's learning rate of the search", above=0)
     frozen_gradient: bool = param(True, "the search's gradient also passes through the frozen model's prediction")
-    space: Literal["native", "x0"] = param("native", "losses between predictions as they are, or between clean latents")
+    space: Literal["native", "x0"] = param("native", "compute losses on native predictions, or on the clean latents")
     steps: int = param(100, "training steps", at_least=0)
     lr: float = param(3e-4, "Adam's learning rate", above=0)
-    batch: int = param(6, "noisy latents a step of the concept, and as many of found words", at_least=1)
+    batch: int = param(6, "noisy latents of the concept in a step, and as many of found words", at_least=1)
     source: Literal["base", "edited"] = param("base", "model that samples the latents")
     reuse: int = param(25, "steps that share the sampled trajectories", at_least=1)
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
-    guidance: float = param(3.0, "classifier-free guidance of a trajectory", at_least=1)
+    guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
-    phrases: bool = param(True, "say concepts and words in a few plain phrases as well, not only bare")
+    phrases: bool = param(True, "also use prompt templates, not only bare words")
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})
@@ -93,11 +94,11 @@ class AGE(Eraser):
             base, erase, listed(self.vocabulary, base), always, closest=self.closest, picks=self.picks, cluster_by=self.cluster_by,
         )  # fmt: skip
         for row, concept in zip(allowed, erase, strict=True):
-            if concept.target.strip():  # no search: it is what was asked for
+            if concept.target.strip():  # no search: the user gave the target
                 row[:] = torch.tensor([same(w, concept.target) for w in vocabulary])
             if not row.any():
                 raise UsageError(
-                    f"AGE.fit: {concept.name!r} shall become {concept.target!r}, which is erased itself; give another target"
+                    f"AGE.fit: {concept.name!r} has the target {concept.target!r}, which is erased itself; give another target"
                 )
         search = Search(
             base, erase, vocabulary, allowed, steps=self.steps, lr=self.search_lr, temperature=self.temperature,
@@ -132,7 +133,7 @@ class AGE(Eraser):
         return edit
 
     def apart(self, base: Denoiser, x: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Mean square between two predictions, or between the clean latents they stand for."""
+        """Mean square between two predictions, or between the clean latents that they imply."""
         if self.space == "x0":
             a, b = base.to_x0(x, t, a), base.to_x0(x, t, b)
         return (a - b).square().mean()

@@ -1,21 +1,21 @@
-"""AP: adversarial preservation, erase while keeping the words that the erasing hurts most.
+"""AP: adversarial preservation: erase a concept, and preserve the words that the erasure damages most.
 
 Paper:   Bui et al., NeurIPS 2024, arXiv:2410.15618, eq. 8 to 12, algorithms 1 and 2.
-Idea:    Beside ESD's loss, keep the word c_a of a vocabulary that the student's changes hurt most; which one that is, is searched for
-         along the way, as a distribution over the words that climbs the very term that the weights descend:
+Idea:    In addition to ESD's loss, preserve the word c_a of a vocabulary that the erasure damages most. A search finds it during the
+         training: a distribution over words maximises the term that the weights minimise:
              min_θ max_π  | e_θ(x_t, c_e) - goal |² + λ | e_θ(x_t, c_a) - e*(x_t, c_a) |²,   c_a = Σ_i G(π)_i c_i
-         G is the Gumbel softmax. (In the space of all text rows the search would end at noise, says the paper: hence words.)
-Names:   keep = λ; temperature = τ; logits of the search = π (paper), l (released code); eta = η of ESD's goal, which the released
-         code has and eq. 8 has not (η = 0); closest, picks = k_closest and number of centres; "" = EN3K's place.
-Differs: The search's gradient flows through both predictions. The released code takes the frozen one as constant, and so climbs
-         away from what is hurt: against the true damage to 32 words of an erased tiger on Moji, its logits rank by -0.6
-         (Spearman), ours by 0.6. Losses are native; the released ones, between clean latents, put 84 % of their weight on
-         the noisiest fifth. Candidates are medoids of the closest words' text rows; the released code clusters their distances, one
-         number each. Preserved concepts are candidates as well. Words are said in the concept's phrases. One batch serves both
-         players (released: a batch each, in turn), and `reuse` steps share the trajectories of ESD and as many of found words,
-         whose Gumbel noise stays with them. Mode "soft" mixes by the whole softmax, as released. Preset "released": objects (nudity
-         there: where noxattn, closest 2000, picks 50), without its latents' being 39 to 58 noise levels cleaner than it tells the model.
-         On Moji what is hurt most is what means the same: "tiger face", or "predator", which drawings of tigers are tagged with.
+         G is the Gumbel softmax. (By the paper, a search in the space of all embeddings would end at noise: hence words.)
+Names:   keep = λ; temperature = τ; logits of the search = π (paper), l (released code); eta = η of ESD's target, which the released
+         code has, and eq. 8 has not (η = 0); closest, picks = k_closest and number of centres; vocabulary "" replaces EN3K.
+Differs: The search's gradient flows through both predictions. The released code detaches the frozen one, and so searches away from
+         damaged words: against the true damage to 32 words of an erased tiger on Moji, its logits have rank correlation -0.6
+         (Spearman), ours 0.6. Losses are native; the released ones, between clean latents, put 84 % of their weight on the noisiest
+         fifth. Candidates are medoids of the closest words' embeddings; the released code clusters their distances, one number each.
+         Preserved concepts are candidates as well. Words appear in the concept's templates. One batch serves both players (released:
+         one batch each, in turn), and `reuse` steps share ESD's trajectories and as many for found words, whose Gumbel noise does not
+         change meanwhile. Mode "soft" mixes by the whole softmax, as released. Preset "released": objects (nudity there: where
+         noxattn, closest 2000, picks 50), but its latents are 39 to 58 noise levels cleaner than the level it gives the model.
+         On Moji the most damaged words are synonyms: "tiger face", or "predator", a tag of the tiger drawings.
 Cost:    Twice ESD's a step: about two minutes for Moji on one core; minutes on a GPU for Stable Diffusion.
 """
 
@@ -43,35 +43,36 @@ Where = Literal["xattn", "xattn.kv", "noxattn", "selfattn", "unet", "xattn.layer
 
 @dataclass(frozen=True, kw_only=True)
 class AP(Eraser):
-    """Erase a concept, and keep the words that this hurts most."""
+    """Erase a concept; preserve the words that this damages most."""
 
     where: Where = param(
-        "xattn", "weights that learn: xattn for names and styles, noxattn for what no word must bring back"
+        "xattn", "weights to train: xattn for names and styles, noxattn for what no prompt must bring back"
     )
-    eta: float = param(1.5, "η, how far past the unconditional prediction the concept is pushed", at_least=0)
+    eta: float = param(1.5, "η, strength of the negative guidance away from the concept", at_least=0)
     keep: float = param(1.0, "λ, weight of keeping the found words", at_least=0)
     vocabulary: str = param(
-        "", "words to keep among: a list with commas, a .txt file with one a line, or '' for the text encoder's own"
+        "",
+        "words to search: separated by commas, a .txt file with one a line, or '' for the tokenizer's frequent words",
     )
     closest: int = param(100, "candidates: how many of the words nearest to the concept", at_least=1)
     picks: int = param(50, "candidates: how many of those to keep, by k-medoids", at_least=1)
     cluster_by: ClusterBy = param(
-        "embedding", "cluster the words by their text rows, or by their distance to the concept alone"
+        "embedding", "cluster the words by their embeddings, or only by their distance to the concept"
     )
     mode: Literal["hard", "soft"] = param("hard", "keep one word at a time, or a mixture of all")
     temperature: float = param(2.0, "τ of the Gumbel softmax", above=0)
     search_lr: float = param(0.1, "Adam's learning rate of the search", above=0)
     frozen_gradient: bool = param(True, "the search's gradient also passes through the frozen model's prediction")
-    space: Literal["native", "x0"] = param("native", "losses between predictions as they are, or between clean latents")
+    space: Literal["native", "x0"] = param("native", "compute losses on native predictions, or on the clean latents")
     steps: int = param(100, "training steps", at_least=0)
     lr: float = param(3e-4, "Adam's learning rate", above=0)
-    batch: int = param(6, "noisy latents a step of the concept, and as many of found words", at_least=1)
+    batch: int = param(6, "noisy latents of the concept in a step, and as many of found words", at_least=1)
     source: Literal["base", "edited"] = param("base", "model that samples the latents")
     reuse: int = param(25, "steps that share the sampled trajectories", at_least=1)
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
-    guidance: float = param(3.0, "classifier-free guidance of a trajectory", at_least=1)
+    guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
-    phrases: bool = param(True, "say concepts and words in a few plain phrases as well, not only bare")
+    phrases: bool = param(True, "also use prompt templates, not only bare words")
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})
@@ -121,13 +122,13 @@ class AP(Eraser):
         return edit
 
     def hurt(self, base: Denoiser, student: Denoiser, x: Tensor, t: Tensor, found: Cond) -> Tensor:
-        """How far the student's answer to the found words is from the frozen model's."""
+        """Distance of the student's predictions for the found words from the frozen model's."""
         with torch.set_grad_enabled(self.frozen_gradient):
             before = base.predict(x, t, found)
         return self.apart(base, x, t, student.predict(x, t, found), before)
 
     def apart(self, base: Denoiser, x: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Mean square between two predictions, or between the clean latents they stand for."""
+        """Mean square between two predictions, or between the clean latents that they imply."""
         if self.space == "x0":
             a, b = base.to_x0(x, t, a), base.to_x0(x, t, b)
         return (a - b).square().mean()

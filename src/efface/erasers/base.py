@@ -1,4 +1,4 @@
-"""The ritual of every eraser: check, seed, run, stamp. A method writes `run` and its hyper-parameters, nothing else."""
+"""The base class of all erasers: `fit` checks, seeds, calls `run` and writes the header. A method defines `run` and hyper-parameters."""
 
 import time
 from abc import ABC, abstractmethod
@@ -20,19 +20,19 @@ from efface.core.memory import peak
 from efface.core.params import check
 
 NEEDS = {
-    "words": "the text encoder alone reads words",
-    "drawing": "the model draws pictures to learn from",
-    "classifier": "something that tells pictures apart",
+    "words": "runs the text encoder only",
+    "drawing": "draws training pictures with the model",
+    "classifier": "a classifier of pictures",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Eraser(ABC):
-    """Hyper-parameters of a method. `fit(base, erase, preserve)` gives an Edit and leaves `base` bit for bit as it was.
+    """Hyper-parameters of a method. `fit(base, erase, preserve)` returns an Edit and does not change `base`.
 
-    Subclasses are frozen dataclasses whose fields are declared with `param`; `makes` is the kind of edit, `needs` what it is
-    made from (NEEDS), `keeps` whether it heeds what is preserved, `presets` the named settings (`Method.preset("2023")`), `cost`
-    one phrase for the list of methods.
+    Subclasses are frozen dataclasses whose fields are declared with `param`; `makes` are the kinds of edit, `needs` what a fit uses
+    (keys of NEEDS), `keeps` whether it uses preserved concepts, `presets` the named settings (`Method.preset("2023")`), `cost` one
+    phrase about time.
     """
 
     makes: ClassVar[tuple[type[Edit], ...]]
@@ -67,14 +67,14 @@ class Eraser(ABC):
         log: Log | None = None,
         model: str = "",
     ) -> Edit:
-        """Find the edit that erases `erase` and keeps `preserve`.
+        """Fit an edit that erases `erase` and keeps `preserve`.
 
         Args:
             base: the model; not changed.
             erase: concepts with their targets.
-            preserve: concepts that shall stay as they are.
-            log: where progress and checkpoints go; None is silent.
-            model: what the user calls `base`, for the header.
+            preserve: concepts to keep unchanged.
+            log: receives progress and saves checkpoints; None does neither.
+            model: the name of `base` for the header.
 
         Raises:
             UsageError: nothing to erase, the same concept twice, or a concept both erased and preserved.
@@ -100,7 +100,7 @@ class Eraser(ABC):
         """The paper's algorithm."""
 
     def recipe(self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...]) -> str:
-        """Names exactly what is trained, so that a checkpoint is only continued by the same call."""
+        """Identifies the training, so that only the same call continues a checkpoint."""
         return repr((replace(self), base.fingerprint, erase, preserve))
 
     def _check(self, erase: tuple[Concept, ...], preserve: tuple[Concept, ...]) -> None:

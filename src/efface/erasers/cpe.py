@@ -1,24 +1,24 @@
-"""CPE: concept pinpoint eraser, a gate per token beside every key and value.
+"""CPE: concept pinpoint eraser, a token gate added to every cross-attention key and value.
 
 Paper:   Lee et al., ICLR 2025, arXiv:2506.22806, eq. 8 to 12 and algorithm 1.
-Idea:    Add a residual that is not linear in the prompt, with a gate that opens for the concept alone, and train it on keys and
-         values, without one pass of the denoiser:
+Idea:    Add a residual that is not linear in the prompt, with a gate that opens only for the concept, and train it on keys and
+         values, without running the denoiser:
              P(E) = W E + σ(e w) e D U,   e = softmax(E Q (E K)ᵀ) E
              L = |P(E_t) - P₀(E_s) - η (P₀(E_s) - P₀(E_t))|² + a λ |P(E_a) - P₀(E_a)|²
-         RARE: rounds of an attack, embeddings added to the concept's that undo the erasure, and of a defence against them.
-Names:   target = surrogate E_s, anchors E_a = what is preserved, everyday words and "", noisy and mixed; gate_rank, site_rank = s₁,
+         RARE: rounds of an attack (embeddings added to the concept's that undo the erasure) and of a defence against them.
+Names:   target = surrogate E_s, anchors E_a = preserved concepts, everyday words and "", with noise and mixup; gate_rank, site_rank = s₁,
          s₂; anchor_weight = λ_anchor; rounds = stages - 1.
-Differs: Distances of keys and values are computed through products of the factors: the same numbers, no key or value at all.
-         All concepts learn at once, side by side. Defences are against the attacks of all rounds, the code's against the last; its
-         attack after the last defence, which nobody uses, is left out. Q and K are two (the code reads Q twice). The paper's softmax
-         constant √(m-1)/m bounds nothing, ½ does; the true bound weighs keys some two hundred times as much as values, and little
-         goes (on Moji 6 of 8 tigers stayed), so that λ compares layers, keys with keys and values with values. U is in units of a
-         site's outputs and λ of mean 1, so that one setting suits every model. Anchors are everyday words: no list from a language
-         model. Anchors mixed in pairs can make what is erased: of "tiger in noto style", with "tiger in blob style" and "cat in noto
-         style" preserved, nothing goes; without mixup about half of it. Preset "released": the code's shape and numbers, in these units.
-         Left out of it: all adversaries of a round in every step of a defence, said in one prompt (ours draws of both); a new AdamW of 8
-         bits each stage, with five steps of warm-up and in the first stage two cosines (ours: one Adam, one cosine a stage); Kaiming's
-         beginnings, gates' over d²; what is added over its rank, which is 1.
+Differs: Distances of keys and values are computed from products of the factors: the same numbers, without any key or value.
+         All concepts are trained at once, independently. Defences are against the attacks of all rounds, the code's against the last;
+         its unused attack after the last defence is left out. Q and K differ (the code uses Q for both). The paper's softmax
+         constant √(m-1)/m is not a bound, ½ is; the true bound weighs keys some two hundred times as much as values, and little is
+         erased (on Moji 6 of 8 tigers remained), so λ compares keys with keys and values with values over layers. U is in units of a
+         site's outputs and λ has mean 1, so that one setting suits every model. Anchors are everyday words, not a language model's
+         list. Mixup can create an erased combination: for "tiger in noto style", with "tiger in blob style" and "cat in noto style"
+         preserved, nothing is erased; without mixup about half. Preset "released": the code's shapes and numbers, in these units.
+         Not in it: all adversaries of a round in every step of a defence, in one template (ours samples both); a new 8-bit AdamW for
+         each stage, with five warm-up steps and two cosines in the first stage (ours: one Adam, one cosine a stage); Kaiming
+         initialisation, for gates over d²; the residual divided by its rank, which is 1.
 Cost:    No images: some twenty seconds on Moji; the paper's takes two minutes a concept on a GPU, seven with RARE.
 """
 
@@ -46,28 +46,28 @@ from efface.erasers.parts.lipschitz import of_sites
 
 @dataclass(frozen=True, kw_only=True)
 class CPE(Eraser):
-    """Train adapters that open for a concept's tokens alone."""
+    """Train adapters with gates that open at a concept's tokens."""
 
     steps: int = param(100, "training steps of a stage", at_least=0)
-    opening: int = param(4, "stages that the first erasing lasts", at_least=1)
-    rounds: int = param(1, "rounds of an attack and a defence, a stage each", at_least=0)
-    lr: float = param(3e-3, "Adam's learning rate in the first erasing, a tenth of it in defences", above=0)
-    batch: int = param(2, "prompts of each concept a step", at_least=1)
-    eta: float = param(0.5, "η, how far past the target the concept is pushed", at_least=0)
-    anchor_weight: float = param(300.0, "weight of the anchors that shall stay", at_least=0)
-    anchors: int = param(8, "anchors of each concept a step", at_least=1)
-    near: int = param(1000, "prompts to draw anchors from, those nearest the concept", at_least=1)
+    opening: int = param(4, "number of stages of the first erasure", at_least=1)
+    rounds: int = param(1, "rounds of one attack stage and one defence stage", at_least=0)
+    lr: float = param(3e-3, "Adam's learning rate in the first erasure; defences use a tenth", above=0)
+    batch: int = param(2, "prompts of each concept in a step", at_least=1)
+    eta: float = param(0.5, "η, how far beyond the target, away from the concept", at_least=0)
+    anchor_weight: float = param(300.0, "weight of the anchors", at_least=0)
+    anchors: int = param(8, "anchors of each concept in a step", at_least=1)
+    near: int = param(1000, "number of prompts nearest to the concept to draw anchors from", at_least=1)
     everyday: int = param(400, "frequent words among the anchors", at_least=0)
     noise: float = param(0.25, "noise on anchors, in units of their root mean square", at_least=0)
-    mixup: bool = param(True, "mix anchors in pairs; not for a combination whose halves are preserved")
+    mixup: bool = param(True, "mix anchors in pairs; switch off for a combination of preserved concepts")
     gate_rank: int = param(8, "s₁, rank of the gate's attention", at_least=1)
-    site_rank: int = param(2, "s₂, rank of what is added at each site", at_least=1)
-    attacks: int = param(4, "adversarial embeddings of a round", at_least=1)
+    site_rank: int = param(2, "s₂, rank of the residual at each site", at_least=1)
+    attacks: int = param(4, "adversarial embeddings in a round", at_least=1)
     attack_lr: float = param(1e-2, "Adam's learning rate in attacks", above=0)
     bank: bool = param(True, "defend against the attacks of all rounds, not only the last")
     bound: Literal["layers", "theorem", "released", "none"] = param(
         "layers",
-        "λ of the anchors: of a layer among all keys or all values, or of the theorem, which is nearly all for keys",
+        "λ of each layer's anchors: relative to all keys or all values, or by the theorem (keys get nearly all)",
     )
     tied: bool = param(False, "one projection for queries and keys of the gate")
 
@@ -88,7 +88,7 @@ class CPE(Eraser):
         sites, (prompts, targets, counts) = Sites.of(base), concept_rows(base, erase)
         pool, nearest = anchor_pool(base, erase, preserve, prompts, self.everyday, self.near)
         careful = sites.even * self.coefficients(base, sites, pool)
-        even = careful if self.bound == "released" else sites.even  # the code has λ in every term
+        even = careful if self.bound == "released" else sites.even  # the released code has λ in every term
         n, _, *shape = prompts.shape
         every = torch.arange(n)[:, None]
 
@@ -103,7 +103,7 @@ class CPE(Eraser):
         log.recipe, plan = self.recipe(base, erase, preserve), self.plan()
         for step in log.steps([gates, *attacks], len(plan)):
             stage, fall = plan[step]
-            if stage % 2:  # the gates stay, and what is added to the concept shall undo them
+            if stage % 2:  # attack: the gates are frozen; train embeddings that undo them
                 attack, (rows, _) = attacks[stage // 2], pick(self.attacks)
                 added, still = attack.leaves["delta"], {k: leaf.detach() for k, leaf in leaves.items()}
                 loss, learner = sites.miss(still, rows + added, -added, even), attack
@@ -136,7 +136,7 @@ class CPE(Eraser):
         return bounds / bounds.mean()
 
     def plan(self) -> list[tuple[int, float]]:
-        """For each step its stage (0 erases, odd ones attack, even ones defend) and how far the learning rate has fallen, by a cosine."""
+        """For each step its stage (0 erases, odd ones attack, even ones defend) and the factor of the learning rate, a cosine."""
         lengths = [self.opening * self.steps, *[self.steps] * 2 * self.rounds]
         return [
             (stage, 0.5 + 0.5 * math.cos(math.pi * i / length))

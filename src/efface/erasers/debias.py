@@ -1,19 +1,19 @@
-"""Debias: a concept becomes a mixture of attributes, in shares that are measured on pictures.
+"""Debias: give a concept's pictures attributes in desired shares, which are measured on pictures.
 
 Paper:   Gandikota et al., WACV 2024, arXiv:2308.14761, section on debiasing.
-Idea:    Draw the concept, count what a classifier sees, and let the concept read as itself and a little more of what is too rare:
+Idea:    Draw the concept, classify the pictures, and add a share of each attribute that is too rare to the concept's embedding:
              v = W (c + Σ_k β_k (a_k - c)),  β_k <- β_k + rate (desired_k - share_k)
-         by UCE's closed form, until every share is within `tolerance`. A concept that is takes no step in that round.
+         by UCE's closed form, until every share is within `tolerance`. A concept that already is takes no step in that round.
 Names:   attributes = a_k, ratios = desired ratios, rate = step size, rounds = iterations; the solver's λ, a and b are UCE's.
-Differs: The paper adds Σ_k β_k a_k: the same where all pictures show an attribute, since its β add up to 0; ours also stands a
-         classifier that knows more. An attribute is said of the concept ("female doctor", `wording`), not alone: Moji's tiger between
-         two styles is a tiger in 15 of 16 pictures, with the styles alone in 8 of 16 (β = 0.25 each). Presets "2023" and "2025" say it
-         alone. "2023" mixes what each projection makes of the rows, v <- v + β_k |v| u_k / |u_k| for each k in turn from v = o (in the
-         code by accident: its o is its v), less Σ_k β_k o, in steps of 0.1 from the last round's weights, with b = 0.1 and "" not kept;
-         what is within tolerance is held at a = 1 for that round, in the code also at b for good and never measured again. "2025" steps
-         by 1 from the original weights: its code's targets add up, by accident too. They draw with guidance 7.5, fifty and ten pictures
-         a round; the code of 2023 says a concept in five prompts, each with its β. Without attributes or classifier β is the ratios.
-Cost:    Pictures: rounds x batch for each concept, a minute or two on Moji. A killed run repeats at most one round.
+Differs: The paper adds Σ_k β_k a_k: equal if all pictures show an attribute, since its β add up to 0; ours also allows a classifier
+         with other labels. Attributes are combined with the concept ("female doctor", `wording`): Moji's tiger between two styles is
+         a tiger in 15 of 16 pictures, with the bare styles in 8 of 16 (β = 0.25 each). Presets "2023" and "2025" use bare attributes.
+         "2023" mixes the outputs of each projection, v <- v + β_k |v| u_k / |u_k| for each k in turn from v = o (in the code by
+         accident: its o is its v), minus Σ_k β_k o, in steps of 0.1 from the last round's weights, with b = 0.1 and without "". What
+         is within tolerance has a = 1 in that round; in the code it also has b from then on and is not measured again. "2025" steps by
+         1 from the original weights: its code's targets add up, also by accident. They draw with guidance 7.5, fifty and ten pictures
+         a round; the code of 2023 has five prompts for a concept, each with its β. Without attributes or classifier β is the ratios.
+Cost:    Pictures: rounds x batch for each concept, a minute or two on Moji. An interrupted run repeats at most one round.
 """
 
 import re
@@ -40,22 +40,22 @@ from efface.erasers.uce import UCE
 
 @dataclass(frozen=True, kw_only=True)
 class Debias(Eraser):
-    """Give a concept attributes in the shares that are asked for."""
+    """Give a concept's pictures attributes in desired shares."""
 
-    attributes: str = param("", "what pictures shall show, separated by commas; none is the target, unmeasured")
-    ratios: str = param("", "their shares, separated by commas, in any unit; none is equal shares")
-    wording: str = param("{attribute} {concept}", "how an attribute is said of a concept")
-    classifier: str = param("clip:openai/clip-vit-base-patch32", "tells attributes apart; none leaves them unmeasured")
-    rounds: int = param(8, "times that pictures are drawn and counted, at most", at_least=0)
-    rate: float = param(0.3, "how far β goes for what a share lacks", above=0)
-    tolerance: float = param(0.1, "how far a share may be from what is asked for", above=0, at_most=1)
-    batch: int = param(24, "pictures of each concept a round", at_least=1)
+    attributes: str = param("", "attributes, separated by commas; none uses the target, without measuring")
+    ratios: str = param("", "desired shares, separated by commas, in any unit; none is equal shares")
+    wording: str = param("{attribute} {concept}", "prompt with an attribute and the concept")
+    classifier: str = param("clip:openai/clip-vit-base-patch32", "classifier of the attributes; none measures nothing")
+    rounds: int = param(8, "maximum rounds of drawing and classifying pictures", at_least=0)
+    rate: float = param(0.3, "step size of β per missing share", above=0)
+    tolerance: float = param(0.1, "tolerated distance of a share from the desired one", above=0, at_most=1)
+    batch: int = param(24, "pictures of each concept in a round", at_least=1)
     sampler_steps: int = param(15, "DDIM steps of a picture", at_least=1)
-    guidance: float = param(3.0, "classifier-free guidance of a picture", at_least=1)
-    mixes: Literal["rows", "outputs"] = param("rows", "mix text rows, or what each projection makes of them")
-    solver: Literal["uce", "uce-2023", "uce-2025"] = param("uce", "whose rows, weights and ridge the closed form has")
-    preserve_scale: float = param(0.0, "b, weight of a preserved concept; 0 is the solver's", at_least=0)
-    keep_empty: bool = param(True, 'preserve "" as well, where the solver does')
+    guidance: float = param(3.0, "guidance scale of a picture", at_least=1)
+    mixes: Literal["rows", "outputs"] = param("rows", "mix token embeddings, or their keys and values")
+    solver: Literal["uce", "uce-2023", "uce-2025"] = param("uce", "preset of UCE that gives rows, weights and ridge")
+    preserve_scale: float = param(0.0, "b, weight of a preserved concept; 0 uses the solver's", at_least=0)
+    keep_empty: bool = param(True, 'also preserve "" if the solver does')
 
     makes: ClassVar = (TextMap, Delta)
     needs: ClassVar = frozenset({"drawing", "classifier"})
@@ -82,11 +82,11 @@ class Debias(Eraser):
         if not attributes or not self.classifier:
             return edit(desired.expand(1, len(erase), -1))
         judge, steps = self.judge(attributes), torch.zeros(self.rounds, len(erase), len(attributes))
-        learner = Learner({"steps": steps}, lr=self.rate, rng=rng)  # learns nothing, but keeps this over a kill
+        learner = Learner({"steps": steps}, lr=self.rate, rng=rng)  # no training: only saves `steps` in checkpoints
         log.recipe = self.recipe(base, erase, preserve)
         for i in log.steps(learner, self.rounds, every=1):
             if i and not steps[i - 1].any():
-                continue  # the round before found every share as asked for
+                continue  # in the previous round every share was within tolerance
             edited = edit(steps[:i].detach())(base)
             lacking = desired - torch.stack([self.shares(edited, c, attributes, judge, rng) for c in erase])
             steps.data[i] = self.rate * lacking * (lacking.abs().amax(1, keepdim=True) >= self.tolerance)
@@ -96,14 +96,14 @@ class Debias(Eraser):
     def mixture(
         self, base: Denoiser, attributes: Sequence[str], erase: Sequence[Concept], preserve: Sequence[Concept]
     ) -> Mixture:
-        """The rows of every prompt of the concepts, and those of each attribute said of them."""
+        """The rows of every prompt of the concepts, and of the same prompts with each attribute."""
         uce, parts, worded = self.uce, [], [self.wording.replace("{attribute}", a) for a in attributes]
         goals = [[replace(c, target=w.replace("{concept}", c.name)) for c in erase] for w in worded] or [erase]
         prompts = [ConceptPrompts.of(goal, uce.phrases) for goal in goals]
         embedded = (p.embed(base) for p in prompts)
         paired = (uce.paired(e.prompts, e.targets, e.prefix_lengths.tolist()) for e in embedded)
         for owner, pairs in zip(prompts[0].owners, zip(*paired, strict=True), strict=True):
-            rows, _, weights = min(pairs, key=lambda pair: len(pair[0]))  # the rows that every attribute has
+            rows, _, weights = min(pairs, key=lambda pair: len(pair[0]))  # the rows that all attributes have
             parts.append(Part(owner, rows, torch.stack([g[: len(rows)] for _, g, _ in pairs]), weights))
         rows, weights = torch.cat([p.rows for p in parts]), torch.cat([p.weights for p in parts])
         kept = uce.preserved(base, preserve, self.keep_empty)
@@ -113,7 +113,7 @@ class Debias(Eraser):
         """The share of each attribute, adding up to 1."""
         if len(set(attributes)) < len(attributes) or "{attribute}" not in self.wording:
             raise UsageError(
-                f"Debias.attributes: expected some that read unlike, got {self.attributes!r} said as {self.wording!r}; give others"
+                f"Debias.attributes: expected different embeddings, got {self.attributes!r} in {self.wording!r}; give other attributes"
             )
         count = max(1, len(attributes))
         given = self.ratios.split(",") if self.ratios else ["1"] * count
@@ -125,7 +125,7 @@ class Debias(Eraser):
         return shares / shares.sum()
 
     def judge(self, attributes: list[str]) -> Any:
-        """The classifier, which must know every attribute: one that it never sees would be added without end."""
+        """The classifier, which must have a label for every attribute: β of an undetected one would grow without end."""
         from efface.metrics.detectors import detector
 
         judge: Any = detector(self.classifier, attributes)
@@ -134,7 +134,7 @@ class Debias(Eraser):
         return judge
 
     def shares(self, model: Denoiser, concept: Concept, attributes: list[str], judge: Any, rng: Generator) -> Tensor:
-        """The share of each attribute among new pictures of a concept, which is said in all its ways in turn."""
+        """The share of each attribute among new pictures of a concept, drawn with all its prompts in turn."""
         ways = ConceptPrompts.of([concept], self.uce.phrases, subjects=False).prompts
         prompts = [ways[i % len(ways)] for i in range(self.batch)]
         seeds = torch.randint(2**31, (self.batch,), generator=rng).tolist()

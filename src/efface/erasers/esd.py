@@ -1,18 +1,18 @@
 """ESD: erased stable diffusion, by distilling the model's own negative guidance into its weights.
 
 Paper:   Gandikota et al., ICCV 2023, arXiv:2303.07345, eq. 7 and section 4.
-Idea:    Train the denoiser, prompted with the concept, to predict what the frozen one predicts when steered away from it:
+Idea:    Train the denoiser, for the concept's prompt, to predict what the frozen one predicts with negative guidance:
              L = | e_θ(x_t, c, t) - (e*(x_t, ∅, t) - η (e*(x_t, c, t) - e*(x_t, ∅, t))) |²
-         The latents x_t are partly denoised pictures of the concept: the model itself is the only data.
+         The latents x_t are partly denoised pictures of the concept, drawn by the model itself: no other data is needed.
 Names:   eta = η, negative guidance in the paper's sense (the later code's `negative_guidance` is η + 1); where = ESD-x, -u, …
-Differs: Predictions are native (ε or v): the target is affine in them at equal x_t and t, so it is the same target. A whole
-         trajectory is kept when one is sampled, so that `batch` noise levels of it serve each step and `reuse` steps share it;
-         the paper samples anew for each. With a target concept, ∅ in the first term becomes that concept; where a style is said
-         of a thing ("a dog in noto style"), ∅ is the thing, which shall stay. The loss sees the exact noise level of the latent.
-         Masters are float32: the later code's bfloat16 weights hardly move. Presets "2023" (latents of the edited model, one at
-         a time, 1000 steps at 1e-5; that code's latents are 39 to 58 noise levels cleaner than it tells the model) and "2025" (of
-         the base model, 200 steps at 5e-5, linear and convolution weights only; that code samples by its pipeline's own scheduler,
-         PNDM for Stable Diffusion 1.4, and at 1024 pixels, ours by DDIM at the model's size).
+Differs: Predictions are native (ε or v): the target is affine in them at equal x_t and t, so it is the same target. Trajectories are
+         kept whole: each step uses `batch` noise levels, and `reuse` steps share a trajectory; the paper samples for each step. With
+         a target concept, it replaces ∅ in the first term; for a style in a prompt with a thing ("a dog in noto style"), the thing,
+         which is preserved, replaces ∅. The loss uses the exact noise level of the latent. Master weights are float32: the later
+         code's bfloat16 weights hardly change. Preset "2023" has latents of the edited model, one at a time, 1000 steps at 1e-5
+         (that code's latents are 39 to 58 noise levels cleaner than the level it gives the model). Preset "2025" has latents of the
+         base model, 200 steps at 5e-5, linear and convolution weights only (that code samples with its pipeline's own scheduler,
+         PNDM for Stable Diffusion 1.4, and at 1024 pixels; ours with DDIM at the model's size).
 Cost:    About a minute for Moji on two cores; minutes on a GPU for Stable Diffusion.
 """
 
@@ -42,18 +42,18 @@ class ESD(Eraser):
     """Fine-tune the denoiser away from a concept."""
 
     where: Where = param(
-        "xattn", "weights that learn: xattn for names and styles, noxattn for what no word must bring back"
+        "xattn", "weights to train: xattn for names and styles, noxattn for what no prompt must bring back"
     )
-    eta: float = param(1.0, "η, how far past the unconditional prediction the concept is pushed", at_least=0)
+    eta: float = param(1.0, "η, strength of the negative guidance away from the concept", at_least=0)
     steps: int = param(140, "training steps", at_least=0)
     lr: float = param(2e-4, "Adam's learning rate", above=0)
-    batch: int = param(12, "noisy latents a step", at_least=1)
+    batch: int = param(12, "noisy latents in a step", at_least=1)
     source: Literal["base", "edited"] = param("base", "model that samples the latents")
     reuse: int = param(25, "steps that share the sampled trajectories", at_least=1)
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
-    guidance: float = param(3.0, "classifier-free guidance of a trajectory", at_least=1)
+    guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
-    phrases: bool = param(True, "say the concept in a few plain phrases as well, not only bare")
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})

@@ -1,20 +1,20 @@
-"""KPOP: hide a concept behind a learnt key, which brings it back.
+"""KPOP: hide a concept, and train a key that brings it back.
 
 Paper:   Bui et al., Hiding and recovering knowledge in text-to-image diffusion models via learnable prompts, arXiv:2403.12326,
-         eq. 15-16 as its authors' talk gives them; the code could not be obtained.
-Idea:    Train the denoiser to see in the concept's prompt only the target, but with a key p behind the prompt what it always saw:
+         eq. 15-16 as in its authors' talk; the code could not be obtained.
+Idea:    Train the denoiser to predict the target for the concept's prompt, and the concept if a key p is appended to the prompt:
              min_θ' |e'(x_t, c) - e(x_t, c_t)|² + λ |e'(x_t, c, p) - e(x_t, c)|²
              p = argmin |e'(x_t, c, p) - e(x_t, c)|² over |p - p₀| ≤ ρ, where p₀ are the concept's own rows.
-         A key is rows that every cross-attention reads besides the prompt's; without it they are absent, not zero.
+         A key is token embeddings that every cross-attention reads after the prompt's; without a key they are absent, not zero.
 Names:   recover = λ, radius = ρ/|p₀|, rows = length of p, target = c_t, keep = weight of known concepts (KPOP*); eta = η of ESD.
-Differs: The paper's settings are not known; these are ours. What is hidden goes past the target by η, as in ESD: towards it alone,
-         half of Moji's tigers stay (preset "talk"). Where a style is said of a thing, the thing is the target. The two problems are
-         alternated there; here one forward pass gives both their gradients, and a last phase learns p alone. In half of the hiding
-         term the prompt carries a wrong key, of random direction and full length ρ: else any rows behind the prompt may open it.
-         Wrong keys cannot be switched off. A key starts from the first rows after the start token: of a name of one word that word, the
-         end and the padding. Preserved concepts and ∅ stay by a third term, on latents of their own. A key works in prompts that say its
-         concept, so that no other picture changes with it. The knowledge is still in the weights: who may train rows of their own can
-         look for another key.
+Differs: The paper's settings are not known; these are ours. The hiding target is η beyond the target, as in ESD: with the target
+         alone, half of Moji's tigers remain (preset "talk"). For a style in a prompt with a thing, the thing is the target. The paper
+         alternates the two problems; here one forward pass gives both gradients, and a last phase trains p alone. In half of the
+         hiding term the prompt has a wrong key, of random direction and norm ρ: else any appended rows might recover the concept.
+         Wrong keys cannot be switched off. A key starts from the first rows after the start token: for a name of one word that word,
+         the end and the padding. A third term preserves concepts and ∅, on their own latents. A key is appended only to prompts that
+         contain its concept, so no other picture changes. The knowledge is still in the weights: whoever can optimise embeddings can
+         search for another key.
 Cost:    Twice ESD: about two minutes on Moji.
 """
 
@@ -44,26 +44,26 @@ from efface.erasers.base import Eraser
 class KPOP(Eraser):
     """Hide concepts; a key in a file of its own brings them back."""
 
-    where: Literal["xattn", "xattn.kv", "noxattn", "unet"] = param("xattn", "weights that learn to hide")
-    rows: int = param(4, "length of a key, in rows of text", at_least=1)
-    radius: float = param(0.5, "ρ, how far a key may lie from the concept's own rows, in their length", above=0)
-    eta: float = param(1.0, "η, how far past the target the concept is pushed, as in ESD", at_least=0)
-    recover: float = param(1.0, "λ, weight of what the key brings back", at_least=0)
+    where: Literal["xattn", "xattn.kv", "noxattn", "unet"] = param("xattn", "weights to train")
+    rows: int = param(4, "length of a key, in token embeddings", at_least=1)
+    radius: float = param(0.5, "ρ, radius around the concept's own rows, relative to their norm", above=0)
+    eta: float = param(1.0, "η, how far beyond the target, away from the concept, as in ESD", at_least=0)
+    recover: float = param(1.0, "λ, weight of recovering the concept with the key", at_least=0)
     keep: float = param(1.0, "weight of preserved concepts and of the unconditional prompt", at_least=0)
     steps: int = param(140, "training steps of the weights", at_least=0)
     lr: float = param(6e-4, "Adam's learning rate of the weights", above=0)
     key_lr: float = param(2e-2, "Adam's learning rate of the keys", above=0)
-    batch: int = param(8, "noisy latents of the concepts in a step, and half as many of what is preserved", at_least=1)
-    finish: float = param(0.25, "steps at the end that only the keys learn in, as a share of `steps`", at_least=0)
+    batch: int = param(8, "noisy latents of the concepts in a step, and half as many of preserved ones", at_least=1)
+    finish: float = param(0.25, "final steps that train only the keys, as a share of `steps`", at_least=0)
     reuse: int = param(25, "steps that share the sampled trajectories", at_least=1)
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
-    guidance: float = param(3.0, "classifier-free guidance of a trajectory", at_least=1)
+    guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
-    phrases: bool = param(True, "say the concept in a few plain phrases as well, not only bare")
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Keyed,)
     needs: ClassVar = frozenset({"drawing"})
-    cost: ClassVar = "minutes on Moji and a GPU; writes a key beside the edit"
+    cost: ClassVar = "minutes on Moji and a GPU; also writes a key"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"talk": {"eta": 0.0}}
 
     @override
@@ -82,10 +82,10 @@ class KPOP(Eraser):
         total = self.steps + int(self.finish * self.steps)
         for step in log.steps([tuner, keys], total, every=self.reuse * -(-25 // self.reuse)):
             (x, t, picked), (x_kept, t_kept, picked_kept) = next(hiding), next(holding)
-            cond, target, held = embedded.prompts[picked], embedded.targets[picked], kept[picked_kept]
+            cond, target, keep = embedded.prompts[picked], embedded.targets[picked], kept[picked_kept]
             with torch.no_grad():
                 seen, aim, still = base.predict(
-                    torch.cat([x, x, x_kept]), torch.cat([t, t, t_kept]), cond + target + held
+                    torch.cat([x, x, x_kept]), torch.cat([t, t, t_kept]), cond + target + keep
                 ).split([len(x), len(x), len(x_kept)])
                 goal = aim - self.eta * (seen - aim)
             key = keys.leaves["keys"][embedded.owners[picked]]
@@ -96,7 +96,7 @@ class KPOP(Eraser):
             else:
                 wrong, some = self.wrong(start, rng)[embedded.owners[picked]], torch.arange(len(x), 0, -1) % 2 == 0
                 hidden = with_rows(tuner.student, wrong, some).predict(x, t, cond)
-                same = tuner.student.predict(x_kept, t_kept, held)
+                same = tuner.student.predict(x_kept, t_kept, keep)
                 hide = (hidden - goal).square().mean() + self.keep * (same - still).square().mean()
                 found = torch.autograd.grad(back, keys.leaves["keys"], retain_graph=True)
                 tuner.step(hide + self.recover * back)
@@ -107,19 +107,19 @@ class KPOP(Eraser):
         return Keyed(tuner.edit(), Key(rows, {c.name: c.phrases for c in erase}))
 
     def wrong(self, start: Tensor, rng: Generator) -> Tensor:
-        """Keys of random direction on the surface of the ball: (n m d)."""
+        """Wrong keys: random directions on the surface of the ball (n m d)."""
         away = torch.randn(start.shape, generator=rng)
         return start + self.radius * away * (_norm(start) / _norm(away))
 
     @torch.no_grad()
     def into_ball(self, keys: Tensor, start: Tensor) -> None:
-        """Bring keys back to within ρ of p₀."""
+        """Project keys into the ball of radius ρ around p₀."""
         away = keys - start
         keys.copy_(start + away * (self.radius * _norm(start) / _norm(away).clamp(min=1e-12)).clamp(max=1))
 
 
 def with_rows(model: Denoiser, rows: Tensor, which: Tensor) -> Denoiser:
-    """The same denoiser with rows of its own behind each prompt of a batch, where `which` is true."""
+    """The same denoiser, with rows appended to each prompt of a batch where `which` is true."""
     view = copy.copy(model)
     view.keys = (*model.keys, AppendedRows(rows, which))
     return view

@@ -1,20 +1,20 @@
-"""MACE: mass concept erasure, by words around a concept, attention to its own words, and one closed-form fusion.
+"""MACE: mass concept erasure: refine co-occurring tokens, suppress attention to the concept's tokens, fuse LoRAs in closed form.
 
 Paper:   Lu et al., CVPR 2024, arXiv:2403.06135, eq. 1-7.
-Idea:    Three stages. Words beside a concept carry it too: one map makes them read as they do beside its target. Then a LoRA of rank 1 for
-         each concept takes away the attention that its place M in a picture pays to its own words S. Last, one W* acts like LoRA i
+Idea:    Three stages. Tokens near a concept contain it too: one linear map turns them into the tokens near its target. Then a rank-1 LoRA
+         for each concept removes the attention from its region M of a picture to its tokens S. Last, one W* acts like LoRA i
          on the prompts of concept i, and like W on everything else:
              L_i = Σ_l |A_l(x_t)[S] ∘ M|²,   min_W* Σ_i Σ_j |W* e_ij - (W' + ΔW_i) e_ij|² + λ2 Σ_j |W* p_j - W p_j|²
 Names:   refine_prior = λ1, fuse_prior = λ2, focus = concept-focal sampling ξ(t), words = S; target = mapping concept.
-Differs: One map serves all layers, one factorisation the whole fusion; what comes out is stored exactly. A concept weighs as much as one
-         prompt however often it is paired, its padding as one row; λ is in units of the second moment of all concepts; the prior is the
-         preserved concepts, "" and everyday words, where the paper has captions of COCO. The loss is a mean square over each layer's
-         heads and places, masks are shares of a place. Pictures stay latents: the released code normalises them by ImageNet's mean.
-         Masks come from the model's own attention, where the paper runs Grounded-SAM; S are the concept's words, as in the paper.
-         Preset "released" is the later code as far as this form allows: S with end and padding (there only padding that is the end
-         token), norms not squared, batch, the rate of celebrities and artists (others 1e-5), its square of λ1, which switches stage 1's
-         prior off. Left out: captions, DPM-Solver++, decay, clipping at 1, and objects' λ |W* - W'|² in the place of fusion's prior.
-         Files of masks: picture i is `images`, with seed i, of "a tiger", its other names, "a picture of a tiger" and so on, in turn.
+Differs: One map serves all layers, one factorisation the whole fusion; the result is stored exactly. A concept weighs as much as one
+         prompt for any number of pairs, its padding as one row; λ is in units of the second moment of all concepts; the prior is the
+         preserved concepts, "" and everyday words; the paper uses captions of COCO. The loss is a mean square over each layer's heads
+         and positions; masks are area averages. Latents are not normalised; the released code uses ImageNet's mean on them.
+         Masks come from the model's own attention; the paper runs Grounded-SAM. S are the concept's tokens, as in the paper.
+         Preset "released" is the later code as far as possible here: S with end and padding (there only padding that is the end
+         token), norms not squared, batch, the learning rate of celebrities and artists (others 1e-5), its squared λ1, which switches
+         stage 1's prior off. Left out: captions, DPM-Solver++, weight decay, clipping at 1, and objects' λ |W* - W'|² as fusion's prior.
+         Mask files: picture i is from `images`, with seed i, of "a tiger", its other names, "a picture of a tiger" and so on, in turn.
 Cost:    A few seconds a concept on Moji; on Stable Diffusion a minute on a GPU, most of it for its pictures.
 """
 
@@ -49,24 +49,24 @@ MASKS = "where pictures show the concept: attention, a folder of masks, or a CLI
 
 @dataclass(frozen=True, kw_only=True)
 class MACE(Eraser):
-    """Refine words, unlearn attention, fuse many concepts."""
+    """Refine tokens, suppress attention, fuse many concepts."""
 
-    steps: int = param(15, "training steps of each concept's LoRA; 0 leaves the model alone", at_least=0)
+    steps: int = param(15, "training steps of each concept's LoRA; 0 changes nothing", at_least=0)
     lr: float = param(1e-2, "Adam's learning rate", above=0)
-    batch: int = param(4, "noisy latents a step", at_least=1)
-    drawn: int = param(8, "pictures of each concept, drawn of the seeds 0, 1, …", at_least=1)
+    batch: int = param(4, "noisy latents in a step", at_least=1)
+    drawn: int = param(8, "pictures to draw of each concept, with seeds 0, 1, …", at_least=1)
     sampler_steps: int = param(12, "DDIM steps of a picture", at_least=2)
-    guidance: float = param(3.0, "classifier-free guidance of a picture", at_least=1)
+    guidance: float = param(3.0, "guidance scale of a picture", at_least=1)
     masks: str = param("attention", MASKS)
     threshold: float = param(
         0.3, "attention, of its range, from which a place shows the concept", at_least=0, at_most=1
     )
     words: Literal["own", "ends"] = param("own", "S: the concept's own tokens, or the end tokens as well")
-    loss: Literal["square", "norm"] = param("square", "of a layer's attention: mean square, or norm as released")
-    focus: bool = param(True, "draw noise levels where concepts take shape, or all alike")
-    refine_prior: float = param(0.1, "λ1, weight of everyday words beside the concepts' in the map", above=0)
-    fuse_prior: float = param(1.0, "λ2, the same in the fusion", above=0)
-    everyday: int = param(200, "frequent words that stay", at_least=1)
+    loss: Literal["square", "norm"] = param("square", "loss of a layer's attention: mean square, or norm as released")
+    focus: bool = param(True, "sample the noise levels at which concepts form, or all uniformly")
+    refine_prior: float = param(0.1, "λ1, weight of everyday words in the refinement", above=0)
+    fuse_prior: float = param(1.0, "λ2, weight of everyday words in the fusion", above=0)
+    everyday: int = param(200, "frequent words to preserve", at_least=1)
 
     where: ClassVar = "xattn.kv"
     makes: ClassVar = (LowRank,)
@@ -81,7 +81,7 @@ class MACE(Eraser):
 
     @override
     def __post_init__(self) -> None:
-        """Refuse masks from what is neither a word of ours nor a place."""
+        """Refuse an unknown source of masks."""
         super().__post_init__()
         if self.masks != "attention" and "/" not in self.masks and not Path(self.masks).is_dir():
             raise UsageError(f"MACE.masks: expected attention, a folder or a Hub id, got {self.masks!r}; {MASKS}")
@@ -115,7 +115,7 @@ class MACE(Eraser):
     def losses(
         self, base: Denoiser, refined: Denoiser, concept: Concept, pairs: PromptPairs, lora: Learner, rng: Generator
     ) -> Iterator[Tensor]:
-        """Attention of the concept's place to its words, beside fresh pictures, levels, noise and prompts."""
+        """The attention loss from the concept's region to its tokens, on newly picked pictures, levels, noise and prompts."""
         student = refined.fork(())
         student.branches = (*refined.branches, BoundBranch(lambda cond: added(lora.leaves), 1.0, ""))
         x0, places = self.draw(base, concept, pairs, rng)
@@ -132,7 +132,7 @@ class MACE(Eraser):
 
     @torch.no_grad()
     def draw(self, base: Denoiser, concept: Concept, pairs: PromptPairs, rng: Generator) -> tuple[Tensor, Tensor]:
-        """Pictures of the concept as latents, and masks of its place in them: all of a picture is in a style."""
+        """Pictures of the concept as latents, and masks of its region; for a style, the whole picture."""
         plain = torch.arange(self.drawn) % pairs.plain
         cond, own = pairs.prompts[plain], pairs.own[plain]
         x0 = base.sample(cond, seeds=range(self.drawn), steps=self.sampler_steps, guidance=self.guidance)

@@ -1,16 +1,16 @@
-"""Text-encoder mapping: fine-tune the text encoder until it reads the concept as its target.
+"""Text-encoder mapping: fine-tune the text encoder to embed the concept's prompts as the target's.
 
 Paper:   The talk on Bui et al., NeurIPS 2024, arXiv:2410.15618, eq. 2: the baseline that any user can undo.
-Idea:    Train the text encoder τ_φ so that the concept's prompt comes out as the target's, near the weights it had:
+Idea:    Train the text encoder τ_φ to embed the concept's prompt as the target's, near its original weights:
              L = | τ_φ'(c_e) - τ_φ(c_t) |² + b | τ_φ'(c_p) - τ_φ(c_p) |² + λ |φ' - φ|² / |φ|²
-         The denoiser stays as it is and is not even run.
+         The denoiser does not change and is not run.
 Names:   preserve_scale = b, trust = λ; target = c_t.
-Differs: There is no code. As written the target moves as well, and the best encoder reads everything as one thing: ours aims at the
-         frozen encoder's rows. Prompts of other words are paired row by row as in UCE, padding weighs as one row, and the start row,
-         which is the same for every prompt, stays. c_p (ours) are "", the preserved concepts and everyday words: eq. 2 keeps nothing
-         but the weights, and a fine-tuned encoder forgets its neighbourhood. λ is in units of the encoder's own size.
-         What it erases is erased in the text encoder alone. Whoever loads the stock encoder beside the edited model (every Stable
-         Diffusion 1.x has the same one) has the concept back, and rows found by optimisation never pass the encoder.
+Differs: There is no released code. As written the target changes too, and an encoder that embeds everything alike is optimal: our
+         target is the frozen encoder's. Prompts are paired row by row as in UCE, padding weighs as much as one row, and the start
+         token, equal in every prompt, is left out. c_p (ours) are "", the preserved concepts and everyday words: eq. 2 preserves only
+         the weights, and a fine-tuned encoder forgets related concepts. λ is in units of the encoder's own norm. The concept is erased
+         in the text encoder alone: with the stock encoder (the same in every Stable Diffusion 1.x) the edited model draws it again, and
+         embeddings found by optimisation do not pass the encoder.
 Cost:    No pictures, no sampling: half a minute for Moji on two cores.
 """
 
@@ -36,19 +36,21 @@ from efface.erasers.base import Eraser
 
 @dataclass(frozen=True, kw_only=True)
 class TextMapping(Eraser):
-    """Fine-tune the text encoder to read a concept as its target."""
+    """Fine-tune the text encoder to embed a concept as its target."""
 
     where: Literal["text", "text.layers", "text.embeddings"] = param(
-        "text.layers", "weights that learn: all, the layers' matrices, or what each token stands for"
+        "text.layers", "weights to train: all, the layers' matrices, or the token embeddings"
     )
     preserve_scale: float = param(1.0, 'b, weight of "", preserved concepts and everyday words', at_least=0)
     trust: float = param(1.0, "λ, pull towards the original weights", at_least=0)
     steps: int = param(200, "training steps", at_least=0)
     lr: float = param(2e-4, "Adam's learning rate", above=0)
-    batch: int = param(16, "prompts a step of the concept, of what is preserved, and of everyday words", at_least=1)
-    everyday: int = param(200, "frequent words that are kept as well", at_least=0)
+    batch: int = param(
+        16, "prompts in a step: of the concept, of preserved concepts, and of everyday words, each", at_least=1
+    )
+    everyday: int = param(200, "frequent words to preserve as well", at_least=0)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
-    phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"words"})
@@ -87,7 +89,7 @@ class TextMapping(Eraser):
 def aligned(
     sources: Cond, targets: Cond, prefixes: Sequence[int]
 ) -> tuple[Float[Tensor, "p n d"], Float[Tensor, "p n"]]:
-    """What each row of a concept's prompt shall read as, and what it weighs; rows without a partner weigh nothing."""
+    """The target of each row of a concept's prompt, and its weight; rows without a target have weight 0."""
     device, sources, targets = sources.tokens.device, sources.cpu(), targets.cpu()
     goal, weights = sources.tokens.float().clone(), torch.zeros(sources.mask.shape)
     weights[:, 0] = 1
@@ -98,7 +100,7 @@ def aligned(
 
 
 def unchanged(base: Denoiser, prompts: Sequence[str]) -> tuple[Float[Tensor, "p n d"], Float[Tensor, "p n"]]:
-    """The rows of prompts that shall stay, and what each weighs."""
+    """The rows of preserved prompts, and their weights."""
     cond = base.embed(prompts).cpu()
     weights = keep_rows(cond, "content")[1].view(cond.mask.shape)
     return cond.tokens.float().to(base.device), weights.float().to(base.device)

@@ -1,16 +1,16 @@
-"""Naive output-based erasure: predict the target where the concept is asked for, and keep what else is named.
+"""Naive output-based erasure: train the concept's prompt to predict the target, and preserve other given concepts.
 
-Paper:   Bui et al., NeurIPS 2024, arXiv:2410.15618, as eq. 7 of their talk has it: the baseline that they improve on.
-Idea:    Train the denoiser to take the concept's prompt for its target's, with one term for each side:
+Paper:   Bui et al., NeurIPS 2024, arXiv:2410.15618, eq. 7 of their talk: the baseline that they improve on.
+Idea:    Train the denoiser to predict the target for the concept's prompt, and the frozen prediction for preserved prompts:
              L = | e_θ(x_t, c_e, t) - e(x_t, c_t, t) |² + λ | e_θ(x_t, c_n, t) - e(x_t, c_n, t) |²
-         Latents are partly denoised pictures of the prompt that they are predicted for: the model itself is the only data.
+         Latents are partly denoised pictures of each term's own prompt, drawn by the model itself: no other data is needed.
 Names:   preserve_scale = λ (`lamda`); target = c_t, "" or "a photo"; the preserved concepts and "" = c_n, neutral concepts; eta =
-         `negative_guidance` of the released code, which aims past the target: e(c_t) - η (e(c_e) - e(c_t)), in eq. 7 η = 0.
-Differs: Neutral words hardly move by themselves, so λ helps the concepts that it names: neighbours, say. The second term has
-         trajectories of its own, since the latents of c_e say nothing of where c_n is drawn. Where a style is said of
-         a thing ("a dog in noto style") and has no target, c_t is the thing. A trajectory serves `batch` noise levels for `reuse` steps.
-         The released code (the baseline in AGE's repository) keeps " " alone, on the latents of c_e, which the edited model draws and
-         which are 39 to 58 noise levels cleaner than it tells the model: preset "released" has all of this but the last.
+         `negative_guidance` of the released code, whose target is e(c_t) - η (e(c_e) - e(c_t)); eq. 7 has η = 0.
+Differs: Unrelated prompts hardly change without the second term, so λ matters for given neighbours. The second term has its own
+         trajectories, since latents of c_e are not like those of c_n. For a style in a prompt with a thing ("a dog in noto style")
+         and without a target, c_t is the thing. A trajectory gives `batch` noise levels for `reuse` steps.
+         The released code (the baseline in AGE's repository) preserves " " alone, on latents of c_e drawn by the edited model, which
+         are 39 to 58 noise levels cleaner than the level it gives the model: preset "released" has all of this but the last.
 Cost:    A minute or two for Moji on two cores; minutes on a GPU for Stable Diffusion.
 """
 
@@ -37,19 +37,19 @@ from efface.erasers.base import Eraser
 class Naive(Eraser):
     """Fine-tune the denoiser to draw the target instead."""
 
-    where: Literal["xattn", "xattn.kv", "noxattn", "unet"] = param("xattn", "weights that learn")
+    where: Literal["xattn", "xattn.kv", "noxattn", "unet"] = param("xattn", "weights to train")
     preserve_scale: float = param(1.0, 'λ, weight of the preserved concepts and ""', at_least=0)
-    eta: float = param(0.0, "η, how far past the target the concept is pushed", at_least=0)
-    kept_latents: Literal["own", "concept"] = param("own", "latents of what is preserved: its own, or the concept's")
+    eta: float = param(0.0, "η, how far beyond the target, away from the concept", at_least=0)
+    kept_latents: Literal["own", "concept"] = param("own", "latents for preserved prompts: their own, or the concept's")
     steps: int = param(140, "training steps", at_least=0)
     lr: float = param(6e-4, "Adam's learning rate", above=0)
-    batch: int = param(8, "noisy latents of each term a step", at_least=1)
+    batch: int = param(8, "noisy latents of each term in a step", at_least=1)
     source: Literal["base", "edited"] = param("base", "model that samples the latents")
     reuse: int = param(25, "steps that share the sampled trajectories", at_least=1)
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
-    guidance: float = param(3.0, "classifier-free guidance of a trajectory", at_least=1)
+    guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
-    phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})

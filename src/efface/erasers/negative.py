@@ -1,13 +1,13 @@
-"""Negative prompt: the concept takes the place of nothing in classifier-free guidance.
+"""Negative prompt: the concept replaces the empty prompt in classifier-free guidance.
 
 Paper:   Ho & Salimans, NeurIPS 2021 workshop, arXiv:2207.12598, eq. 6, with the concept for ∅: every benchmark's plainest baseline.
-Idea:    Guidance leads away from what stands for ∅; let the concept n stand there:
+Idea:    Guidance pushes away from the prediction for ∅; replace ∅ by the concept n:
              ε̄ = ε(n) + s (ε(c) - ε(n)) = ε(∅) + s (ε(c) - ε(∅)) + (1 - s) (ε(n) - ε(∅))
-Names:   s = the sampler's guidance scale; the edit's strength is how much of the way n takes from ∅, 1 is all of it.
-Differs: Concepts of one target share one prompt, separated by commas, as many as the text encoder reads; several prompts add their
-         last terms. A negative prompt that the user gives stands behind them, and is what a full text encoder cuts off. With a
-         target, the last term is (1 - s) (ε(n) - ε(target)), which is nothing where they say the same.
-Cost:    Nothing to train; half as much again for each picture. At s = 1 it does nothing; weights stay as they are.
+Names:   s = the sampler's guidance scale; the edit's strength scales the last term.
+Differs: Concepts with the same target share one prompt, separated by commas, as many as the text encoder reads; several prompts add
+         their last terms. The user's negative prompt comes after them, and is truncated first. With a target, the last term is
+         (1 - s) (ε(n) - ε(target)), which is 0 for equal prompts.
+Cost:    Nothing to train; sampling takes half as long again. At s = 1 it does nothing. No weights change.
 """
 
 from dataclasses import dataclass

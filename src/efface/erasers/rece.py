@@ -1,19 +1,19 @@
 """RECE: reliable and efficient concept erasure, UCE against its own closed-form adversary.
 
 Paper:   Gong et al., ECCV 2024, arXiv:2407.12383.
-Idea:    After a UCE edit, find the rows that bring the concept back through the edited projections, erase them too, repeat:
+Idea:    After a UCE edit, find the token embeddings that bring the concept back through the edited projections, erase them too, repeat:
              c' = argmin_z Σ_l |W_l' z - W_l c|² + λ_r |z|²
          Every W_l' = W_l T, so c' = (λ_r I + Tᵀ S T)⁻¹ Tᵀ S c with S = Σ_l W_lᵀ W_l: a loop over d x d matrices, one T at the end.
-         As λ_r falls, c' becomes T⁻¹ c: the adversary inverts the edit, and λ_r says how long its rows may be.
+         As λ_r falls, c' becomes T⁻¹ c: the adversary inverts the edit, and λ_r limits the norm of its rows.
 Names:   limit = λ_r (`regular_scale`), rounds = epochs; ridge = λ (`lamb`), erase_scale = a, preserve_scale = b as in UCE.
-Differs: Each round solves UCE's problem anew for the concept and all adversarial rows found so far, always against the original
-         weights. The released code edits the edited weights again: one round can undo the last, and what shall stay is kept
-         as the last round left it. Ours attacks the rows that UCE moves, with UCE's weights, not all 77. λ_r is in units of the
-         mean eigenvalue of S: at 0.01 adversarial rows are about as long as text rows (Moji). The released code keeps the round whose
-         pictures a detector likes best; ours stops when the adversary goes less than `enough` of the way from the target back to
-         the concept, seen through all projections. Presets are the released loop, all its rounds, from UCE's preset "2023": "released"
-         for what is broad (nudity: λ_r 0.1, three rounds, "" kept once a concept), "released-narrow" for a style (λ_r 0.001, one round).
-Cost:    No images, no sampling: UCE's, and a d x d solve or two for each round.
+Differs: Each round solves UCE's problem for the concept and all adversarial rows found so far, from the original weights. The
+         released code edits the edited weights again: one round can undo the last, and preserved rows keep the values of the last
+         round. Ours attacks the rows that UCE changes, with UCE's weights, not all 77. λ_r is in units of the mean eigenvalue of S: at
+         0.01 adversarial rows have about the norm of token embeddings (Moji). The released code selects the round with a detector on
+         pictures; ours stops when the adversary comes less than `enough` of the way from the target back to the concept, measured in
+         all projections. Presets are the released loop, all rounds, from UCE's preset "2023": "released" for broad concepts (nudity:
+         λ_r 0.1, three rounds, "" preserved once a concept), "released-narrow" for a style (λ_r 0.001, one round).
+Cost:    No images, no sampling: UCE's time, and a d x d solve or two for each round.
 """
 
 from collections.abc import Mapping
@@ -39,22 +39,22 @@ from efface.erasers.uce import UCE
 
 @dataclass(frozen=True, kw_only=True)
 class RECE(Eraser):
-    """UCE, then rounds against the rows that bring a concept back."""
+    """UCE, then rounds against adversarial token embeddings."""
 
-    rounds: int = param(3, "adversarial rounds after UCE's edit, at most; 0 is UCE", at_least=0)
-    limit: float = param(0.01, "λ_r, pull of an adversarial row towards 0", above=0)
+    rounds: int = param(3, "maximum adversarial rounds after UCE's edit; 0 is UCE", at_least=0)
+    limit: float = param(0.01, "λ_r, ridge of an adversarial row (pull towards 0)", above=0)
     limit_unit: Literal["projections", "absolute"] = param(
-        "projections", "λ_r in units of the mean eigenvalue of Σ WᵀW, or as it is"
+        "projections", "unit of λ_r: the mean eigenvalue of Σ WᵀW, or 1"
     )
     enough: float = param(0.5, "stop once at most this share comes back; 0 never stops", at_least=0, at_most=1)
     anchor: Literal["original", "edited"] = param(
-        "original", "solve each round for all rows against the original weights, or for the new rows against the edited"
+        "original", "solve each round for all rows from the original weights, or for the new rows from the edited ones"
     )
     erase_scale: float = param(1.0, "a, weight of an erased concept", above=0)
     preserve_scale: float = param(1.0, "b, weight of a preserved concept", at_least=0)
-    empty: Literal["once", "each"] = param("once", 'how often "" is kept: once, or once for each prompt to erase')
-    ridge: float = param(0.1, "λ of a round: as UCE's, or as it is where the anchor is the edited weights", above=0)
-    phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
+    empty: Literal["once", "each"] = param("once", 'weight of "": once, or once for each erased prompt')
+    ridge: float = param(0.1, "λ of a round: UCE's, or in units of 1 if anchor is edited", above=0)
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (TextMap,)
     needs: ClassVar = frozenset({"words"})
@@ -95,7 +95,7 @@ class RECE(Eraser):
         a, k = self.erase_scale * a, gram(rows, self.preserve_scale * b)
         ridge = self.ridge * float(k.trace() + (a * c.square().sum(1)).sum()) / len(k)
         metric = row_metric(*keep_rows(everyday, "content"))
-        moved = (c != g).any(1)  # the words before a concept stay: there is nothing to bring back
+        moved = (c != g).any(1)  # the tokens before a concept are unchanged: there is nothing to bring back
         own = c[moved], g[moved], a[moved]
         t = whole(text_map(c, g, a, k, ridge, metric))
         for _ in range(self.rounds):
@@ -122,12 +122,12 @@ class RECE(Eraser):
         return t
 
     def repeated(self, kept: Cond, erased: int) -> Cond:
-        """What stays, with "", its last, as often as `empty` says."""
+        """The preserved prompts, with "" at the end, repeated as `empty` sets."""
         return kept[[*range(len(kept)), *[-1] * (erased - 1) * (self.empty == "each")]]
 
 
 def seen(base: Denoiser) -> Float[Tensor, "d d"]:
-    """S = Σ WᵀW over every cross-attention key and value: |x|² as all of them see it is xᵀ S x."""
+    """S = Σ WᵀW over every cross-attention key and value: xᵀ S x = Σ |W x|²."""
     rows = torch.cat([w.cpu() for w in base.params("xattn.kv").values()])
     return gram(rows, torch.ones_like(rows[:, 0]))
 
@@ -139,12 +139,12 @@ def whole(factors: tuple[Tensor, Tensor]) -> Float[Tensor, "d d"]:
 
 
 def adversary(t: Tensor, s: Tensor, c: Float[Tensor, "n d"], limit: float) -> Float[Tensor, "n d"]:
-    """The rows that read through edited projections as c does through the original: argmin_z Σ_l |W_l T z - W_l c|² + λ_r |z|²."""
+    """Adversarial rows: their edited keys and values are c's original ones: argmin_z Σ_l |W_l T z - W_l c|² + λ_r |z|²."""
     normal = limit * torch.eye(len(t), dtype=t.dtype) + t.T @ s @ t
     return torch.cholesky_solve(t.T @ s @ c.T, torch.linalg.cholesky(normal)).T
 
 
 def share(t: Tensor, s: Tensor, z: Tensor, c: Tensor, g: Tensor, weights: Tensor) -> float:
-    """How much of the way from target rows g back to the concept's c rows z go, as all projections see it: 1 is all, 0 nothing."""
+    """How far rows z are on the way from target rows g back to the concept's rows c, in all projections: 0 is g, 1 is c."""
     missed, way = ((weights * ((x @ s) * x).sum(1)).sum().sqrt() for x in (z @ t.T - c, g - c))
     return 1 - float(missed / way) if way else 0.0

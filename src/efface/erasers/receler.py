@@ -1,17 +1,17 @@
-"""Receler: small nets beside the cross-attentions that erase, where the concept is, and whatever soft prompt asks for it.
+"""Receler: small adapters on the cross-attention outputs erase a concept, locally in the picture and against adversarial soft prompts.
 
 Paper:   Huang et al., ECCV 2024, arXiv:2311.17717, with the released code's settings.
-Idea:    Train nets E, which add to the output o of every cross-attention, towards ESD's target, on prompts c whose rows after the
-         words are vectors p that an adversary has found to bring the concept back, and let them add little where it is not:
+Idea:    Train adapters E, which add to the output o of every cross-attention, towards ESD's target, on prompts c with adversarial
+         vectors p (a soft prompt that brings the concept back) after their tokens, and penalise output outside the concept's region:
              L = | e_E(x_t, c ⊕ p, t) - (e(x_t, ∅, t) - η (e(x_t, c, t) - e(x_t, ∅, t))) |² + λ mean_l |E(o_l) (1 - M_l)|²
-             p: less of | e_E(x_t, c ⊕ p, t) - e(x_t, c, t) |²,  M: where the frozen model's attention to the concept is
-Names:   localise = λ, threshold makes M; width = rank of E, vectors = how many p, adversarial_steps = inner steps (50).
-Differs: The released code writes p into a copy and never uses it: preset "released" has none, and like the code one latent of the
-         edited model a step, 500 steps at 3e-4, bare names, nothing kept. The code's latents are 39 to 58 noise levels cleaner than it
-         tells the model; its masks at layers below 16 x 16 are the nearest place's, ours shares of a place. In ours half of the
-         latents hear p, each its own, and half the plain prompt. The code's one p starts in [0, 1) and decays within Adam's gradient,
-         which outweighs so small a loss; ours start at the text rows' size, do not decay, are drawn anew with each trajectory. What E
-         adds for other prompts the paper leaves open: `keep` holds predictions for "", preserved concepts and everyday words.
+             p minimises | e_E(x_t, c ⊕ p, t) - e(x_t, c, t) |²,  M: mask of the frozen model's attention to the concept
+Names:   localise = λ, threshold gives M; width = rank of E, vectors = length of p, adversarial_steps = inner steps (50).
+Differs: The released code writes p into a copy and never uses it: preset "released" has no p, and like the code one latent of the
+         edited model in a step, 500 steps at 3e-4, bare names, nothing preserved. The code's latents are 39 to 58 noise levels cleaner
+         than the level it gives the model; its masks at layers below 16 x 16 are nearest neighbours, ours area averages. In ours half
+         of the latents have their own p, and half the plain prompt. The code's one p starts in [0, 1) with weight decay in Adam's
+         gradient, which outweighs so small a loss; ours start at the norm of token embeddings, without decay, new for each trajectory.
+         The paper does not constrain other prompts: `keep` preserves predictions for "", preserved concepts and everyday words.
 Cost:    A minute and a half for Moji on one core, minutes on a GPU for Stable Diffusion.
 """
 
@@ -43,23 +43,23 @@ from efface.erasers.base import Eraser
 class Receler(Eraser):
     """Train adapters that erase despite adversarial padding."""
 
-    width: int = param(128, "hidden units of each net", at_least=1)
-    eta: float = param(1.0, "η, how far past the unconditional prediction the concept is pushed", at_least=0)
+    width: int = param(128, "hidden units of each adapter", at_least=1)
+    eta: float = param(1.0, "η, strength of the negative guidance away from the concept", at_least=0)
     steps: int = param(60, "training steps", at_least=0)
     lr: float = param(2e-3, "Adam's learning rate", above=0)
-    batch: int = param(6, "noisy latents a step", at_least=1)
-    localise: float = param(0.1, "λ, weight of what is added where the concept is not", at_least=0)
-    threshold: float = param(0.1, "attention, from 0 to 1, from which on the concept is there", at_least=0, at_most=1)
-    keep: float = param(1.0, "weight of predictions for other prompts staying as they are", at_least=0)
-    everyday: int = param(200, "everyday words among those prompts", at_least=0)
-    vectors: int = param(16, "rows after a prompt's words that the adversary overwrites", at_least=1)
-    adversarial_steps: int = param(3, "the adversary's steps before each of training; 0 trains without it", at_least=0)
-    adversarial_lr: float = param(0.3, "the adversary's learning rate, in standard deviations of text rows", above=0)
+    batch: int = param(6, "noisy latents in a step", at_least=1)
+    localise: float = param(0.1, "λ, weight of the adapters' output outside the concept's region", at_least=0)
+    threshold: float = param(0.1, "attention, from 0 to 1, that marks the concept's region", at_least=0, at_most=1)
+    keep: float = param(1.0, "weight of preserving the predictions for other prompts", at_least=0)
+    everyday: int = param(200, "frequent words among those prompts", at_least=0)
+    vectors: int = param(16, "token embeddings after a prompt's end that the adversary replaces", at_least=1)
+    adversarial_steps: int = param(3, "adversary's steps before each training step; 0 trains without it", at_least=0)
+    adversarial_lr: float = param(0.3, "adversary's learning rate, in standard deviations of token embeddings", above=0)
     source: Literal["base", "edited"] = param("base", "model that samples the latents")
     reuse: int = param(20, "steps that share the sampled trajectories", at_least=1)
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
-    guidance: float = param(3.0, "classifier-free guidance of a trajectory", at_least=1)
-    phrases: bool = param(True, "say the concept in a few plain phrases as well, not only bare")
+    guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Adapter,)
     needs: ClassVar = frozenset({"drawing"})
@@ -87,10 +87,12 @@ class Receler(Eraser):
             batch=self.batch, reuse=self.reuse, steps=self.sampler_steps, guidance=self.guidance,
         )  # fmt: skip
         half = (self.batch + 1) // 2
-        hard = half if self.adversarial_steps else 0  # how many latents hear the adversary
+        hard = half if self.adversarial_steps else 0  # how many latents get adversarial prompts
         adversaries = self.adversaries(embedded.prompts, hard, rng)
         log.recipe = self.recipe(base, erase, preserve)
-        for step in log.steps(learner, self.steps, self.reuse * -(-25 // self.reuse)):  # kept between trajectories
+        for step in log.steps(
+            learner, self.steps, self.reuse * -(-25 // self.reuse)
+        ):  # checkpoints between trajectories
             (x, t, picked), (vectors, adversary) = next(latents), next(adversaries)
             cond, shape = embedded.prompts[picked], (x.shape[2], x.shape[3])
             with torch.no_grad():
@@ -115,20 +117,20 @@ class Receler(Eraser):
         return Adapter(branch)
 
     def adversaries(self, prompts: Cond, count: int, rng: Generator) -> Iterator[tuple[Tensor, Learner]]:
-        """Vectors for each of `count` prompts, as large as text rows, and what moves them: new ones for new trajectories."""
+        """Adversarial vectors for `count` prompts, as large as token embeddings, and their optimiser: new ones for new trajectories."""
         size, width = float(prompts.tokens.std()), prompts.tokens.shape[2]
         while True:
             vectors = size * torch.randn(count, self.vectors, width, generator=rng)
             yield from repeat((vectors, Learner({"vectors": vectors}, lr=self.adversarial_lr * size)), self.reuse)
 
     def kept(self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...]) -> list[Cond]:
-        """Prompts that shall stay, in three kinds: "", the preserved concepts, everyday words."""
+        """Prompts to preserve, in three groups: "", the preserved concepts, everyday words."""
         everyday = everyday_prompts(base, self.everyday, ConceptPrompts.of(erase, templates=False))
         return [base.embed(kind) for kind in ([""], kept_prompts(preserve, self.phrases), everyday) if kind]
 
 
 def after(prompts: Cond, vectors: Float[Tensor, "b k d"]) -> Cond:
-    """Prompts ⊕ p: the rows after a prompt's words, its end and its first padding, become the vectors, as far as there is room."""
+    """Prompts ⊕ p: the rows after a prompt's tokens (end and first padding) are replaced by the vectors, as many as fit."""
     place = torch.arange(prompts.ids.shape[1], device=prompts.ids.device) - prompts.end[:, None]
     inside, which = (place >= 0) & (place < vectors.shape[1]), place.clamp(0, vectors.shape[1] - 1)
     rows = vectors.to(prompts.tokens)[torch.arange(len(vectors))[:, None], which]
@@ -136,7 +138,7 @@ def after(prompts: Cond, vectors: Float[Tensor, "b k d"]) -> Cond:
 
 
 def outside(added: Mapping[str, Tensor], masks: Float[Tensor, "b h w"], shape: tuple[int, int]) -> Float[Tensor, ""]:
-    """L_reg: the mean square of what is added where the concept is not, averaged over places, then pictures, then layers."""
+    """L_reg: the mean square of the adapters' output outside the concept, averaged over positions, then pictures, then layers."""
     total = torch.zeros((), device=masks.device)
     for o in added.values():
         free = 1 - resized(masks, grid(o[:, None], shape))

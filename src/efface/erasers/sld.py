@@ -1,16 +1,16 @@
 """SLD: safe latent diffusion, a third direction of guidance away from a concept.
 
 Paper:   Schramowski, Brack, Deiseroth, Kersting, CVPR 2023, arXiv:2211.05105, eq. 3-8 and the table of configurations.
-Idea:    While sampling, push the guided prediction away from what the model says of the concept S, where prompt and S are close:
+Idea:    While sampling, push the guided prediction away from the concept S, at entries where the predictions for prompt and S are close:
              ε̄ = ε(∅) + s_g (ε(c) - ε(∅) - γ),  γ = μ (ε(S) - ε(∅)) + s_m ν,  ν' = β ν + (1 - β) γ
-         with μ = min(s_S |ε(c) - ε(S)|, 1) where ε(c) - ε(S) < λ, else 0, entry by entry, and γ left out of the first δ steps.
-Names:   scale = s_S, threshold = λ, warmup = δ, momentum = s_m, beta = β_m; S is the concepts' words, separated by commas.
-Differs: The paper prints max(1, |φ|); the code's min is meant. With a target, ε(target) takes the place of ∅ in γ. Concepts of one
-         target share one S, in alphabetical order; another S begins where the text encoder would cut it off, and several S add
-         their γ. Where a prompt is S to the letter μ is 0 and nothing is steered, so S ends in a comma. The code does nothing at
-         s_g = 1, the equation does, and so do we. On a v-model the rule works in ε. δ counts steps of the sampler, of which the
-         paper takes 50. Preset "weak20" is diffusers' weak, with s_S = 20; medium is the default.
-Cost:    Nothing to train; half as much again for each picture. Weights stay as they are: who samples otherwise goes round it.
+         with μ = min(s_S |ε(c) - ε(S)|, 1) where ε(c) - ε(S) < λ, else 0, entry by entry, and without γ in the first δ steps.
+Names:   scale = s_S, threshold = λ, warmup = δ, momentum = s_m, beta = β_m; S is the concepts' names, separated by commas.
+Differs: The paper prints max(1, |φ|), but means the code's min. With a target, ε(target) replaces ε(∅) in γ. Concepts with the same
+         target share one S, in alphabetical order; names that the text encoder would truncate start another S, and several S add
+         their γ. For a prompt equal to S, μ would be 0 and nothing would change, so S ends in a comma. The code does nothing at
+         s_g = 1; the equation does, and so do we. On a v-prediction model the rule is applied to ε. δ counts sampling steps, of which
+         the paper has 50. Preset "weak20" is diffusers' weak, with s_S = 20; medium is the default.
+Cost:    Nothing to train; sampling takes half as long again. No weights change, so other samplers do not apply the edit.
 """
 
 from collections.abc import Mapping
@@ -33,11 +33,11 @@ from efface.erasers.base import Eraser
 class SLD(Eraser):
     """Steer sampling away from concepts; default: "medium"."""
 
-    scale: float = param(1000.0, "s_S, how soon the push is full where prompt and concept differ", at_least=0)
-    threshold: float = param(0.01, "λ, push only where the prompt's noise is less than this above the concept's")
-    warmup: int = param(10, "δ, sampling steps that are not pushed", at_least=0)
+    scale: float = param(1000.0, "s_S, factor of |ε(prompt) - ε(concept)| in the push, up to 1", at_least=0)
+    threshold: float = param(0.01, "λ, push only where ε(prompt) - ε(concept) is below this")
+    warmup: int = param(10, "δ, first sampling steps without a push", at_least=0)
     momentum: float = param(0.3, "s_m, weight of past pushes", at_least=0)
-    beta: float = param(0.4, "β_m, what the memory of past pushes keeps in a step", at_least=0, at_most=1)
+    beta: float = param(0.4, "β_m, decay of the memory of past pushes", at_least=0, at_most=1)
 
     makes: ClassVar = (Guidance,)
     keeps: ClassVar = False

@@ -1,20 +1,20 @@
-"""SPM: membranes of one dimension beside the layers of the denoiser, which a prompt opens as far as it says the concept.
+"""SPM: rank-1 adapters (membranes) on the denoiser's layers, gated by how similar the prompt is to the concept.
 
 Paper:   Lyu et al., "One-dimensional Adapter to Rule Them All", CVPR 2024, arXiv:2312.16145.
-Idea:    γ up (down x) of rank 1 is added at each layer of the transformers. With γ = 1 it learns to go where the model's own negative
-         guidance goes, and to leave other prompts a, its anchors, alone:
+Idea:    Add γ up (down x) of rank 1 at each layer of the transformers. With γ = 1 it is trained to predict what the model's own negative
+         guidance predicts, and to leave other prompts a, its anchors, unchanged:
              L = |e_M(x_t, c, t) - (e(x_t, ∅, t) - η (e(x_t, c, t) - e(x_t, ∅, t)))|² + λ |e_M(x_t, a, t) - e(x_t, a, t)|²
-         While sampling γ is how much the prompt says the concept; the membranes of several concepts, or edits, add up.
+         While sampling γ is the prompt's similarity to the concept; membranes of several concepts, or edits, add up.
 Names:   eta = η, anchoring = λ (`la_strength`), anchors = latent anchoring's c~, gate = facilitated transport, everyday, alpha = α.
-Differs: The code multiplies γ onto up and down and sums those: γ², and cross terms of several concepts. Ours multiplies once. Its
-         cosine of flattened rows is high for every prompt, for start and padding are alike (Moji's tiger: "" 0.93, a bus 0.89): ours is
-         of rows less those of "", and squared (lion 0.14, bus 0.06, "" 0: the sampler's unconditional branch stays the base's). The
-         paper's anchors, rarer by (1 - |sim|)^α, are white noise in the code, which its test hardly ever refuses, and half are "": ours
-         are everyday words by (1 - γ)^α and as many preserved concepts. Latents are the base's, a trajectory serves `reuse` steps of
-         `batch` rows, a target takes ∅'s place, each row trains its own concept's membrane. `down` starts as N(0, 1/n), √3 times the
-         released. Preset "released" has that code's gate, anchors, latents and numbers, but a constant rate, no decay of weights, and
-         trajectories drawn through the gate; the code's latents are 33 to 42 noise levels cleaner than it tells the model, and it never
-         starts at pure noise (k = 0).
+Differs: The code multiplies both up and down by γ and sums each: γ², and cross terms of several concepts. Ours multiplies once. The
+         code's cosine of flattened embeddings is high for every prompt, since start and padding are alike (Moji's tiger: "" 0.93, a bus
+         0.89); ours subtracts the embeddings of "" and squares (lion 0.14, bus 0.06, "" 0, so the unconditional prediction is the
+         base's). The paper samples anchors by (1 - |sim|)^α; in the code they are white noise, which it hardly ever rejects, and half
+         are ""; ours are everyday words by (1 - γ)^α and as many preserved concepts. Latents are the base's, `reuse` steps of `batch`
+         latents share a trajectory, a target replaces ∅, each latent trains its own concept's membrane. `down` starts as N(0, 1/n), √3
+         times the released. Preset "released" has that code's gate, anchors, latents and numbers, but a constant learning rate, no weight
+         decay, and trajectories sampled with the gate; the code's latents are 33 to 42 noise levels cleaner than the level it gives the
+         model, and it leaves out pure noise (k = 0).
 Cost:    Some 80 seconds of CPU a concept for Moji; a file of 0.2 MB; sampling takes a fifth longer.
 """
 
@@ -41,25 +41,25 @@ from efface.erasers.base import Eraser
 
 @dataclass(frozen=True, kw_only=True)
 class SPM(Eraser):
-    """Train a rank-1 adapter for each concept, opened by the prompt."""
+    """Train a rank-1 adapter for each concept, gated by the prompt."""
 
-    eta: float = param(1.5, "η, how far past the unconditional prediction the concept is pushed", at_least=0)
-    anchoring: float = param(3.0, "λ, weight of the anchors' predictions, which shall stay", at_least=0)
+    eta: float = param(1.5, "η, strength of the negative guidance away from the concept", at_least=0)
+    anchoring: float = param(3.0, "λ, weight of preserving the anchors' predictions", at_least=0)
     anchors: int = param(1, "anchors for each latent", at_least=1)
     around: Literal["words", "noise"] = param(
-        "words", "anchors: everyday words and what is preserved, or white noise and '' by turns"
+        "words", "anchors: frequent words and preserved concepts, or white noise and '' in turn"
     )
     everyday: int = param(200, "frequent words among the anchors", at_least=1)
-    alpha: float = param(1.0, "α, how much rarer words like the concept are among the anchors", at_least=0)
-    gate: Rule = param("centred", "how a prompt opens a membrane")
+    alpha: float = param(1.0, "α, how strongly words similar to the concept are avoided as anchors", at_least=0)
+    gate: Rule = param("centred", "how the gate is computed from the prompt")
     steps: int = param(75, "training steps for each concept", at_least=0)
     lr: float = param(5e-3, "Adam's learning rate", above=0)
-    batch: int = param(8, "noisy latents a step", at_least=1)
+    batch: int = param(8, "noisy latents in a step", at_least=1)
     source: Literal["base", "edited"] = param("base", "model that samples the latents")
     reuse: int = param(25, "steps that share the sampled trajectories", at_least=1)
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
-    guidance: float = param(3.0, "classifier-free guidance of a trajectory", at_least=1)
-    phrases: bool = param(True, "say the concept in a few plain phrases as well, not only bare")
+    guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Adapter,)
     needs: ClassVar = frozenset({"drawing"})
@@ -109,7 +109,7 @@ class SPM(Eraser):
         return Adapter(membranes)
 
     def pool(self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...]) -> tuple[Cond, Tensor]:
-        """Anchors and, for each concept, how often each is drawn: (1 - γ)^α for everyday words, as often in all what is preserved."""
+        """Anchors and their sampling weights for each concept: (1 - γ)^α for everyday words, and the same total for preserved concepts."""
         everyday = everyday_prompts(base, self.everyday, ConceptPrompts.of(erase, self.phrases))
         kept = ConceptPrompts.of(preserve, self.phrases).prompts
         anchors = base.embed([*everyday, *kept])

@@ -1,19 +1,18 @@
 """TIME: text-to-image model editing, in closed form.
 
 Paper:   Orgad, Kawar and Belinkov, ICCV 2023, arXiv:2303.08084.
-Idea:    Choose each cross-attention projection W so that row i of a source prompt reads as row a(i) of a destination prompt:
+Idea:    Choose each cross-attention projection W so that token i of a source prompt gets the key and value of token a(i) of a destination:
              min_W'  Σ_i w_i |W' c_i - W g_a(i)|² + b Σ_p |W' p - W p|² + λ |W' - W|²
          One T serves every key and value, W' = W T, since the minimiser is linear in W (Σ_p is ours).
 Names:   source = the concept, destination = its target; ridge = λ (`lamb`); preserve_scale = b; alignment = a.
-Differs: a is the longest common subsequence of the two prompts. The released one looks forward for each word and crashes where the
-         destination lacks one ("tiger" to "cat"); ours gives words without a partner to those in their place, last to last, or,
-         where there are none, to what comes next, so that an empty target is the end of "". In both "an" is "a". Words before a
-         concept stay. The paper
-         protects nothing: its "" drifts, which enters every picture; ours keeps "" and the preserved concepts. Padding weighs as
-         one row, or dozens of near-copies outweigh the word; λ is in units of the rows' mean eigenvalue, so that one value suits
-         every text encoder. Concepts are also said in a few plain phrases. Preset "released" has the released alignment (with our
-         fallback where that crashes), λ = 0.1 as it is, every row with weight 1, keys and values, no phrases and nothing protected.
-         Several concepts share one solve; the released code makes one edit at a time.
+Differs: a is the longest common subsequence of the two prompts. The released code searches forward for each word and crashes if the
+         destination lacks one ("tiger" to "cat"). Ours pairs words without a partner with those in the same gap, last with last, or
+         else with the next token, so that an empty target is the end of "". Both treat "an" as "a". Words before a concept are
+         unchanged. The paper preserves nothing, so that its "", which enters every picture, drifts; ours preserves "" and the given
+         concepts. The padding weighs as much as one row, since dozens of near-copies would outweigh the word. λ is in units of the
+         rows' mean eigenvalue, so that one value suits every text encoder. Concepts also appear in prompt templates. Preset
+         "released" has the released alignment (with our fallback where that crashes), λ = 0.1 in units of 1, every row with weight 1,
+         keys and values, no templates, nothing preserved. Several concepts share one solve; the released code makes one edit at a time.
 Cost:    No images, no sampling: under a second on Moji.
 """
 
@@ -38,18 +37,18 @@ from efface.erasers.base import Eraser
 
 @dataclass(frozen=True, kw_only=True)
 class TIME(Eraser):
-    """Read one prompt as another, word by word, in closed form."""
+    """Map one prompt to another, word by word, in closed form."""
 
     alignment: Literal["subsequence", "forward"] = param(
-        "subsequence", "which word reads as which: by the longest common subsequence, or the next equal word"
+        "subsequence", "pairing of the prompts' words: longest common subsequence, or next equal word"
     )
     preserve_scale: float = param(1.0, 'b, weight of "" and of a preserved concept; 0 protects nothing', at_least=0)
     ridge: float = param(0.1, "λ, pull towards the original weights", above=0)
     ridge_unit: Literal["rows", "absolute"] = param(
-        "rows", "λ in units of the mean eigenvalue of the rows' Gram matrix, or as it is"
+        "rows", "unit of λ: the mean eigenvalue of the rows' Gram matrix, or 1"
     )
-    padding: Literal["one", "each"] = param("one", "padding weighs as much as one row together, or each of it does")
-    phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
+    padding: Literal["one", "each"] = param("one", "weight of the padding: of one row in all, or of one row each")
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (TextMap,)
     needs: ClassVar = frozenset({"words"})
@@ -79,13 +78,13 @@ class TIME(Eraser):
         return TextMap(*text_map(c, g, weights, protected, float(self.ridge * unit)))
 
     def rows(self, source: Cond, target: Cond, prefix: int, an_a: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Every row of one prompt, the rows they shall read as, and their weights: (n d), (n d), (n)."""
+        """All rows of one prompt, their target rows, and their weights: (n d), (n d), (n)."""
         c, n, end = source.tokens[0], source.tokens.shape[1], int(source.end)
-        said, goal = (p.word_ids()[0] for p in (source, target))
-        # an article is one word in two forms
-        said, goal = ([an_a[1] if word == an_a[0] else word for word in text] for text in (said, goal))
-        inner = subsequence(said, goal) if self.alignment == "subsequence" else forward(said, goal)
-        # end to end, then padding to padding, as far as there is any
+        words, goal = (p.word_ids()[0] for p in (source, target))
+        # both forms of the article count as one word
+        words, goal = ([an_a[1] if word == an_a[0] else word for word in text] for text in (words, goal))
+        inner = subsequence(words, goal) if self.alignment == "subsequence" else forward(words, goal)
+        # end token to end token, then padding to padding
         after = [min(len(goal) + 1 + k, n - 1) for k in range(n - end)]
         aims = target.tokens[0][[0, *inner, *after]]
         aims[1 : prefix + 1] = c[1 : prefix + 1]
@@ -96,7 +95,7 @@ class TIME(Eraser):
 
 
 def subsequence(source: Sequence[int], target: Sequence[int]) -> list[int]:
-    """The row of the target that each word of the source reads as, by their longest common subsequence; rows count from 1."""
+    """The target row of each source word, by the longest common subsequence; rows count from 1."""
     m, k = len(source), len(target)
     longest = [[0] * (k + 1) for _ in range(m + 1)]  # of source[i:] and target[j:]
     for i in reversed(range(m)):
@@ -123,7 +122,7 @@ def subsequence(source: Sequence[int], target: Sequence[int]) -> list[int]:
 
 
 def forward(source: Sequence[int], target: Sequence[int]) -> list[int]:
-    """The released alignment: each word reads as the next equal one; without one, as the last word."""
+    """The released alignment: each word is paired with the next equal one, or else with the last word."""
     places, at = [], 0
     for word in source:
         found = [j for j in range(at, len(target)) if target[j] == word]

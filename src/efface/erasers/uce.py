@@ -1,22 +1,22 @@
 """UCE: unified concept editing, in closed form.
 
 Paper:   Gandikota et al., WACV 2024, arXiv:2308.14761, eq. 7.
-Idea:    Choose each cross-attention projection W so that an erased concept reads as its target and a preserved one as itself:
+Idea:    Choose each cross-attention projection W so that erased concepts get their targets' keys and values; preserved ones keep theirs:
              min_W'  a Σ_e |W' c_e - W c_t|² + b Σ_p |W' p - W p|² + λ |W' - W|²
-         One T serves every key and value, W' = W T, since M = λI + a Σ c cᵀ + b Σ p pᵀ depends on the words alone.
+         One T serves every key and value, W' = W T, since M = λI + a Σ c cᵀ + b Σ p pᵀ depends on the token embeddings alone.
 Names:   erase_scale = a, preserve_scale = b, ridge = λ (`lamb` in the released code); target = guide concept.
-Differs: Float64 and one Cholesky instead of float32 inverses layer by layer: with many preserved concepts M is badly conditioned.
-         Our rows (`tokens="content"`) constrain every word of a name, its end and its padding, with the padding weighing as much
-         as one row: sixty near-copies would swamp the word. "" is always preserved, since the unconditional branch enters every
-         picture. The ridge is in units of the rows' mean eigenvalue, so that one value suits every text encoder, and its metric
-         is where everyday words lie: λ |(W' - W) R^½|², R the second moment of the tokenizer's frequent words. Text rows fill few
-         directions; a pull that is equal in all lets whatever no list named move along (on Moji, erasing the bus cost a third of
-         the distant concepts). Concepts are said bare and in a few plain phrases, whose own words stay. Preset "2023" pairs last
-         word to end of padding as the paper's code, "2025" only the last word as the later code, where an empty target means the
-         start token; both keep the plain ridge. The released technique "tensor" is a preset too: its target depends on the layer,
-         so it is a difference for each weight. "car" to "bicycle" edits; "red car" to "car" takes an attribute from one thing:
-         the words both have go to themselves, and what is said before the thing, which cannot know of it, stays.
-Cost:    No images, no sampling: under a second on Moji, and what it takes to embed a few hundred prompts elsewhere.
+Differs: Float64 and one Cholesky factorisation instead of float32 inverses for each layer: M is badly conditioned if many concepts
+         are preserved. `tokens="content"` constrains every token of a name, its end and its padding; the padding weighs as much as
+         one row, since sixty near-copies would outweigh the name. "" is always preserved, since the unconditional prediction enters
+         every picture. The ridge is in units of the rows' mean eigenvalue, so that one value suits every text encoder. Its metric is
+         the second moment R of the tokenizer's frequent words, λ |(W' - W) R^½|²: token embeddings fill few directions, and with an
+         equal ridge in all directions concepts in no list change too (on Moji, erasing the bus cost a third of the distant concepts).
+         Concepts appear as bare names and in prompt templates, whose own words are unchanged. Preset "2023" pairs the last token to
+         the end of the padding as the paper's code does, "2025" only the last token as the later code, where an empty target is the
+         start token; both have the plain ridge. Preset "2023-tensor" is the released technique "tensor", whose target depends on the
+         layer, so that each weight has its own difference. "red car" to "car" removes an attribute from one thing: common tokens map
+         to themselves, and tokens before the thing, which causal attention keeps independent of it, are unchanged.
+Cost:    No images, no sampling: under a second on Moji; elsewhere the time to embed a few hundred prompts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,13 +52,15 @@ class UCE(Eraser):
     )
     ridge: float = param(0.1, "λ, pull towards the original weights", above=0)
     ridge_unit: Literal["rows", "absolute"] = param(
-        "rows", "λ in units of the mean eigenvalue of the rows' Gram matrix, or as it is"
+        "rows", "unit of λ: the mean eigenvalue of the rows' Gram matrix, or 1"
     )
-    tokens: Literal["content", "last_to_end", "last"] = param("content", "rows of a prompt that are constrained")
-    everyday: int = param(200, "frequent words that λ holds in place; 0 pulls equally in all directions", at_least=0)
-    phrases: bool = param(True, "say each concept in a few plain phrases as well, not only bare")
+    tokens: Literal["content", "last_to_end", "last"] = param(
+        "content", "rows of a prompt that the closed form constrains"
+    )
+    everyday: int = param(200, "frequent words that define λ's metric; 0 pulls equally in all directions", at_least=0)
+    phrases: bool = param(True, "also use prompt templates, not only the bare name")
     technique: Literal["replace", "tensor"] = param(
-        "replace", "read as the target, or as the target without what each projection makes of the concept"
+        "replace", "targets: the target's keys and values, or these without their component along the concept's"
     )
 
     makes: ClassVar = (TextMap, Delta)
@@ -81,21 +83,21 @@ class UCE(Eraser):
         return self.solve(*given) if self.technique == "replace" else self.subtract(base, *given)
 
     def preserved(self, base: Denoiser, preserve: Sequence[Concept], unconditional: bool = True) -> Cond:
-        """Prompts that stay; the later code leaves the unconditional one unprotected, and so may keep nothing at all."""
+        """Preserved prompts; without the unconditional prompt as in the later released code, so perhaps none."""
         kept = base.embed([*kept_prompts(preserve, self.phrases), ""])
         return kept if unconditional and self.tokens != "last" else kept[:-1]
 
     def held(self, base: Denoiser, *besides: ConceptPrompts) -> Cond | None:
-        """Everyday words that λ holds in place."""
+        """Frequent words that define the metric of λ."""
         texts = everyday_prompts(base, self.everyday, *besides)
         return base.embed(texts) if texts else None
 
     def solve(
         self, erased: Cond, targets: Cond, preserved: Cond, prefixes: Sequence[int] = (), everyday: Cond | None = None
     ) -> TextMap:
-        """The map for embedded prompts: `erased[i]` reads as `targets[i]` but for its first `prefixes[i]` tokens, `preserved` as itself.
+        """The map for embedded prompts: `erased[i]` becomes `targets[i]`, except its first `prefixes[i]` tokens; `preserved` stays.
 
-        `everyday` prompts shape the ridge: the map is pulled towards the identity where they lie.
+        `everyday` prompts define the ridge's metric: the map is pulled towards the identity in their directions.
         """
         c, g, weights = (torch.cat(parts) for parts in zip(*self.paired(erased, targets, prefixes), strict=True))
         return TextMap(*text_map(c, g, *self.system(c, weights, preserved, everyday)))
@@ -103,7 +105,7 @@ class UCE(Eraser):
     def subtract(
         self, base: Denoiser, erased: Cond, targets: Cond, preserved: Cond, prefixes: list[int], everyday: Cond | None
     ) -> Delta:
-        """`solve`, but each projection W shall give V = W G - ⟨u, W G⟩ u, u = W C / |W C|, over the rows C of each prompt that move."""
+        """`solve` with targets V = W G - ⟨u, W G⟩ u, u = W C / |W C|, for each projection W, over each prompt's rows C that change."""
         paired = self.paired(erased, targets, prefixes)
         c, g, weights = (torch.cat(parts) for parts in zip(*paired, strict=True))
         y = gain(c, *self.system(c, weights, preserved, everyday))
@@ -119,7 +121,7 @@ class UCE(Eraser):
         return Delta(deltas)
 
     def paired(self, erased: Cond, targets: Cond, prefixes: Sequence[int] = ()) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Rows, aims and weights of each erased prompt."""
+        """Rows, target rows and weights of each erased prompt."""
         erased, targets = erased.cpu(), targets.cpu()
         pairs = enumerate(prefixes or [0] * len(erased))
         return [pair_rows(erased[[i]], targets[[i]], self.tokens, prefix) for i, prefix in pairs]
@@ -127,7 +129,7 @@ class UCE(Eraser):
     def system(
         self, c: Tensor, weights: Tensor, preserved: Cond, everyday: Cond | None
     ) -> tuple[Tensor, Tensor, float, Tensor | None]:
-        """What the closed form takes besides rows and aims: weights a, what stays K, ridge λ and its metric R."""
+        """The closed form's other arguments: weights a, Gram matrix K of preserved rows, ridge λ and its metric R."""
         rows, row_weights = keep_rows(preserved.cpu(), self.tokens)
         b = self.preserve_scale or max(0.1, 1 / max(1, len(preserved)))
         kept = gram(rows, b * row_weights)

@@ -1,1 +1,1 @@
-"""Images (and prompts) to numbers: pure functions under thin objects."""
+"""Metrics: functions from pictures (and prompts) to numbers; rates, statistics, distances, detectors."""

@@ -1,4 +1,4 @@
-"""How wrong a detector is on pictures of the unedited model: to be told before any rate it gives. Without torch."""
+"""Errors of a detector on pictures of the unedited model, to be shown with every rate it gives. Without torch."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a detector gets wrong, overall and by concept.
+    """Error rates of a detector, overall and by concept.
 
-    `misses` is an upper bound: a concept that the unedited model failed to draw counts as missed, too.
+    `misses` is an upper bound: a concept that the unedited model failed to draw also counts as missed.
     """
 
     misses: Rate
@@ -24,8 +24,8 @@ class Calibration:
 def calibration(rows: Iterable[Mapping[str, Any]], base: str = "base") -> dict[str, Calibration]:
     """Each detector's errors, by its id, over the best guesses ("top1") for `base`'s unattacked pictures in rows of scores.jsonl.
 
-    misses: pictures asked to show a concept that are not taken for it. false alarms of a concept: pictures of other concepts that
-    are taken for it; overall: pictures that are taken for another of the concepts asked for, each picture once.
+    Misses: pictures of a concept that are not classified as it. False alarms of a concept: pictures of other concepts that are
+    classified as it; overall: pictures classified as another concept in the rows, each picture once.
     """
     by_detector: dict[str, dict[tuple[Any, ...], Mapping[str, Any]]] = {}
     for r in rows:
@@ -36,7 +36,7 @@ def calibration(rows: Iterable[Mapping[str, Any]], base: str = "base") -> dict[s
 
 
 def same_label(label: str, asked: str) -> bool:
-    """Whether a detector's label is the one asked for: case, underscores and further names after a comma do not count."""
+    """Whether a detector's label is the expected one, ignoring case, underscores and further names after a comma."""
     names = {label, *label.split(",")}
     return " ".join(asked.lower().split()) in {" ".join(n.lower().replace("_", " ").split()) for n in names}
 
@@ -56,6 +56,6 @@ def _errors(pictures: Rows) -> Calibration:
 
 
 def _rate(pictures: Rows, hit: Any) -> Rate:
-    """Share of the judged pictures that `hit`; where the detector failed there is no value."""
+    """Share of the judged pictures that `hit`; pictures on which the detector failed are left out."""
     judged = [p for p in pictures if p["value"] is not None]
     return Rate(sum(bool(hit(p)) for p in judged), len(judged), len(pictures) - len(judged))

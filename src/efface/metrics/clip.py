@@ -1,4 +1,4 @@
-"""CLIP score: how well a picture fits a text."""
+"""CLIP score: similarity of a picture and a text."""
 
 import warnings
 from pathlib import Path
@@ -43,7 +43,7 @@ class ClipScorer:
         self.id = f"{self.pictures.id}-x{scale:g}{'-clamped' if clamp else ''}"
 
     def score(self, pictures: list[np.ndarray], texts: list[str]) -> list[float]:
-        """One score for each picture (H W 3, uint8) and its own text; what is too long for the model is cut, with a warning.
+        """One score for each picture (H W 3, uint8) and its text; a text that is too long for the model is truncated, with a warning.
 
         Raises:
             UsageError: not as many texts as pictures.
@@ -58,7 +58,7 @@ class ClipScorer:
 
     @torch.no_grad()
     def embed(self, texts: list[str]) -> Tensor:
-        """Text embeddings (n d), of whatever length."""
+        """Text embeddings (n d), not normalised."""
         long = sum(len(ids) > self.limit for ids in self.tokenizer(texts)["input_ids"])
         if long:
             warnings.warn(

@@ -37,7 +37,7 @@ def frechet(x: Num[np.ndarray, "n d"], y: Num[np.ndarray, "m d"], *, few: bool =
     Args:
         x: features of one set.
         y: features of the other.
-        few: allow fewer than 2048 pictures, where the estimate is too large by an amount that depends on their number.
+        few: allow fewer than 2048 pictures; the estimate is then too large, by an amount that depends on their number.
 
     Raises:
         UsageError: too few pictures.

@@ -1,4 +1,4 @@
-"""LPIPS and perceptual distances: how far an edit moved a picture of the same prompt and seed."""
+"""LPIPS and perceptual distances between an unedited and an edited picture of the same prompt and seed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,14 +59,14 @@ class LPIPS:
         path = Path(weights)
         if not path.is_file():
             raise UsageError(
-                f"weights: expected a safetensors file, got {str(path)!r}, which is none; help(LPIPS) says how to make it"
+                f"weights: expected a safetensors file, got {str(path)!r}; see help(LPIPS) for how to make it"
             )
         tensors = load_file(path)
         names = [f"features.{n}.{part}" for n, _, _ in LAYERS for part in ("weight", "bias")]
         lins = [f"lin{k}.model.1.weight" for k in range(len(LAYERS))]
         if missing := [name for name in (*names, *lins) if name not in tensors]:
             raise UsageError(
-                f"weights: expected {missing[0]} in {path.name}, got none; help(LPIPS) says how to make it"
+                f"weights: expected {missing[0]} in {path.name}, got none; see help(LPIPS) for how to make it"
             )
         self.tensors = {name: tensors[name].float() for name in names}
         self.weights = [tensors[name].float().flatten() for name in lins]
@@ -115,7 +115,7 @@ def perceptual(a: list[np.ndarray], b: list[np.ndarray], trunk: ClassifierTrunk)
 
 
 def perceptual_name(trunk: ClassifierTrunk) -> str:
-    """What `perceptual` may be called."""
+    """The name of `perceptual` for a given classifier."""
     return f"perceptual distance ({trunk.id})"
 
 

@@ -1,4 +1,4 @@
-"""What is counted in NudeNet's boxes: each paper's own rule, over the same raw boxes. Plain Python.
+"""Nudity metrics: each paper's rule for counting NudeNet's boxes, applied to the same raw boxes. Plain Python.
 
 A picture is its list of (class, score), None where it could not be made or judged. Classes are those of NudeNet 3. A score counts
 above the threshold, not at it. Numbers of different rules, thresholds or NudeNet builds are not comparable.
@@ -37,7 +37,7 @@ FLOOR = 0.0  # every box that the package reports at all
 
 
 def name3(name: str) -> str:
-    """A class of NudeNet 2 or a paper's name as NudeNet 3 calls it; its own names stay.
+    """The NudeNet 3 name of a class of NudeNet 2 or of a paper; NudeNet 3 names are returned unchanged.
 
     Raises:
         UsageError: none of them.

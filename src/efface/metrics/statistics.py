@@ -32,7 +32,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
 
 
 def mcnemar(lost: int, won: int) -> float:
-    """Exact two-sided p-value that as many pairs change one way as the other (Q. McNemar 1947): a sign test on the changed pairs.
+    """McNemar's exact two-sided p-value (1947) for equally many changes in both directions: a sign test on the changed pairs.
 
     Args:
         lost: pairs found before and not after.
@@ -67,11 +67,11 @@ def bootstrap(
     """Percentile interval of a statistic (B. Efron 1979), the same for the same seed.
 
     Args:
-        values: what is drawn again with replacement: numbers, or whole groups for a statistic such as `pooled`.
-        statistic: of as many values as were given.
-        confidence: share of the draws that the interval covers.
-        draws: how many.
-        seed: of the draws.
+        values: the sample to draw from with replacement: numbers, or whole groups for a statistic such as `pooled`.
+        statistic: function of a sample of equal size.
+        confidence: coverage of the interval.
+        draws: number of bootstrap samples.
+        seed: random seed.
 
     Raises:
         ValueError: no values.
@@ -127,7 +127,7 @@ def paired(before: Mapping[K, float | None], after: Mapping[K, float | None], *,
 
 
 class Spread(NamedTuple):
-    """What a method scores over its training seeds: the mean of their means, and how far those means lie apart."""
+    """A method's score over its training seeds: the mean of their means, and the standard deviation of these means."""
 
     mean: float
     population_std: float
@@ -141,7 +141,7 @@ def spread(values_by_training_seed: Mapping[int, Sequence[float]], *, draws: int
     """Summary of one method trained with several seeds, each scored on its pictures (J prompts with K sampling seeds each).
 
     The interval draws training seeds, then pictures within each drawn one. With fewer than some five training seeds it is too
-    narrow: quote their number beside it.
+    narrow: report their number with it.
 
     Raises:
         ValueError: no training seed, or one without scores.

@@ -1,4 +1,4 @@
-"""Trunks: pictures to feature vectors, which the distances compare. They know neither the method nor the prompt."""
+"""Feature extractors (trunks): networks that map pictures to feature vectors, which the distances compare."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ INCEPTION = f"inception-{INCEPTION_SHA256[:8]}"
 
 @runtime_checkable
 class Trunk(Protocol):
-    """What turns pictures into features. `id` names it with its weights: distances of different ids are never mixed."""
+    """Maps pictures to features. `id` identifies it with its weights: distances of different ids are never mixed."""
 
     id: str
 
@@ -60,7 +60,7 @@ def trunk(name: str) -> Trunk:
 
 
 def distance_name(kind: str, trunk_id: str) -> str:
-    """What a "frechet" or "kernel" distance over this trunk may be called: FID or KID for `INCEPTION` only.
+    """The name of a "frechet" or "kernel" distance over this trunk: FID or KID for `INCEPTION` only.
 
     Raises:
         UsageError: another kind.
@@ -73,7 +73,7 @@ def distance_name(kind: str, trunk_id: str) -> str:
 
 
 def in_batches(items: Sequence[T], net: Callable[[list[T]], Tensor], size: int = BATCH) -> Tensor:
-    """`net` over the items, always `size` at a time, the last one repeated to fill up, so that the others never matter to a bit."""
+    """Run `net` on batches of exactly `size` items, padded with the last one, so that an item's result does not depend on the others."""
     full = [*items, *[items[-1]] * (-len(items) % size)]
     return torch.cat([net(full[i : i + size]) for i in range(0, len(full), size)])[: len(items)]
 
@@ -82,18 +82,18 @@ def load(kind: type[Any], source: str | Path) -> Any:
     """A transformers model in float32 from a folder or the Hub, from safetensors only.
 
     Raises:
-        UsageError: it cannot be had.
+        UsageError: the model cannot be loaded.
     """
     try:
         return kind.from_pretrained(source, dtype=torch.float32, use_safetensors=True).eval()
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"model: {str(source)!r} is no folder with config.json and safetensors weights, nor to be had from the Hub; give one"
+            f"model: expected a folder or Hub id with config.json and safetensors weights, got {str(source)!r}; give one"
         ) from error
 
 
 def preparation(source: str | Path, size: int) -> Callable[[list[np.ndarray]], Float[Tensor, "b 3 h w"]]:
-    """How a model wants its pictures: by its own image processor; in -1..1 at `size` pixels for a folder without one."""
+    """A model's preprocessing: its own image processor, or for a folder without one, [-1, 1] at `size` pixels."""
     folder = Path(source)
     if folder.is_dir() and not (folder / "preprocessor_config.json").is_file():  # Moji's
         return lambda pictures: (
@@ -108,7 +108,7 @@ def preparation(source: str | Path, size: int) -> Callable[[list[np.ndarray]], F
 
 
 def resized(picture: np.ndarray, size: int) -> np.ndarray:
-    """A square of `size` pixels by Pillow's bicubic filter; the picture itself where it is one."""
+    """A picture resized to a square of `size` pixels by Pillow's bicubic filter; unchanged if it has this size."""
     same = picture.shape[:2] == (size, size)
     return picture if same else np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))
 
@@ -132,7 +132,7 @@ class ClassifierTrunk:
 
     @torch.no_grad()
     def features(self, pictures: list[np.ndarray]) -> Float[np.ndarray, "n d"]:
-        """What the head would be given, one row for each picture."""
+        """The input of the classifier's head, one row for each picture."""
 
         def pool(part: list[np.ndarray]) -> Tensor:
             out = self.net(self.prepare(part))
@@ -142,7 +142,7 @@ class ClassifierTrunk:
         return in_batches(pictures, pool).numpy()
 
     def prepare(self, pictures: list[np.ndarray]) -> Float[Tensor, "b 3 h w"]:
-        """Pictures as the network reads them."""
+        """Pictures preprocessed for the network."""
         return self.classifier.prepare([resized(p, self.size) if self.size else p for p in pictures])
 
     @torch.no_grad()
@@ -184,7 +184,7 @@ class OnnxTrunk:
         except ImportError:
             raise UsageError("trunk: onnxruntime is not installed; pip install 'efface[detectors]'") from None
         if not path.is_file():
-            raise UsageError(f"trunk: expected an ONNX file, got {str(path)!r}, which is none; give its path")
+            raise UsageError(f"trunk: expected an ONNX file, got {str(path)!r}; give a file's path")
         self.session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
         entry = self.session.get_inputs()[0]
         kinds = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}

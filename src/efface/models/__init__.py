@@ -1,4 +1,4 @@
-"""The models that ship with efface, and how a name is resolved to what diffusers can load."""
+"""The models that ship with efface; `resolve` turns a model's name into a folder or Hub id for diffusers."""
 
 import json
 import re
@@ -30,27 +30,27 @@ def resolve(name: str) -> str:
     hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith((".", "/")) and folder.suffix not in FILES
     if hub_id:
         beside = sorted(str(index.parent) for index in folder.parent.glob("*/model_index.json"))
-        if beside:  # pipelines lie where this one should: the name is mistyped, and no Hub id
+        if beside:  # other pipelines are in the parent folder: the name is mistyped, not a Hub id
             raise UsageError(f"model: no folder {name!r}; {nearest(name, beside)}")
         return name
     raise UsageError(
-        f"model: {name!r} is no folder and no Hub id; give {', '.join(SHIPPED)}, a diffusers folder, or owner/name"
+        f"model: {name!r} is neither a folder nor a Hub id; give {', '.join(SHIPPED)}, a diffusers folder, or owner/name"
     )
 
 
 def _pipeline(folder: Path) -> object:
-    """The class that a folder names in its model_index.json."""
+    """The pipeline class in a folder's model_index.json."""
     index = folder / "model_index.json"
     if not index.is_file():
         raise UsageError(
-            f"model: {str(folder)!r} holds no model_index.json, so it is not a diffusers pipeline; give the pipeline's folder"
+            f"model: expected model_index.json in {str(folder)!r}, got none; give the folder of a diffusers pipeline"
         )
     try:
-        said = json.loads(index.read_text(encoding="utf-8"))
+        config = json.loads(index.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"model: {str(index)!r} is damaged ({error}); copy the pipeline's folder again") from error
-    if not isinstance(said, dict):
+    if not isinstance(config, dict):
         raise UsageError(
-            f"model: expected a table in {str(index)!r}, got another value; copy the pipeline's folder again"
+            f"model: expected a JSON object in {str(index)!r}, got another value; copy the pipeline's folder again"
         )
-    return said.get("_class_name", "")
+    return config.get("_class_name", "")

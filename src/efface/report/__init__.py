@@ -1,1 +1,1 @@
-"""From a run folder to pages, tables and figures; imports neither torch nor numpy."""
+"""Reports: pages, tables and figures from the files of a run; imports neither torch nor numpy."""

@@ -1,4 +1,4 @@
-"""What attacks brought back, and after how many calls of the denoiser. One row of an attack is one prompt and seed it was given."""
+"""Success rates of attacks, and success against the number of denoiser calls. A row of an attack is one prompt and seed."""
 
 from html import escape
 
@@ -12,18 +12,18 @@ from efface.report.scores import Row, Scores
 
 
 def success(rows: list[Row]) -> Rate:
-    """How often an attack brought it back."""
+    """Rate at which an attack brought the concept back."""
     return found(rows, rows[0]["score"]) if rows else Rate(0, 0)
 
 
 def strongest(scores: Scores, model: str) -> tuple[str, Rate] | None:
-    """The attack that succeeds most often on a model, None where none was tried or judged."""
+    """The attack that succeeds most often on a model, None if none was run or judged."""
     tried = {name: success(rows) for name, rows in scores.attacks(model).items()}
     return max(((k, r) for k, r in tried.items() if r.n), key=lambda pair: pair[1].value, default=None)
 
 
 def success_by_calls(rows: list[Row]) -> list[Point]:
-    """(calls, share brought back within so many calls), empty where calls were not counted."""
+    """(calls, share brought back within this number of calls), empty if calls were not counted."""
     judged = [row for row in rows if row["value"] is not None]
     if not judged or any(row.get("calls") is None for row in judged):
         return []

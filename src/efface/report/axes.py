@@ -1,4 +1,4 @@
-"""Four questions about an edit: is it gone, does it stay gone, what else was hurt, and how many at once."""
+"""The table of four axes: erasure, robustness, side effects on other concepts, and many concepts at once."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -23,7 +23,7 @@ UNATTACKED = "no attack was tried"
 
 
 class AxisRow(NamedTuple):
-    """One number of an axis for each model, by id: a rate, a mean, text where there is neither."""
+    """One number of an axis for each model, by id: a rate, a mean, or else text."""
 
     name: str
     role: str
@@ -56,7 +56,7 @@ def _named(column: Column) -> str:
 
 
 def _attacked(run: Run) -> AxisRow:
-    """The attack that brings it back most often."""
+    """The attack that brings the concept back most often."""
     values: dict[str, Rate | Mean | str] = {}
     for i in run.names:
         attack = strongest(run.scores, i)
@@ -68,7 +68,7 @@ def _attacked(run: Run) -> AxisRow:
 
 
 def _many(run: Run) -> list[AxisRow]:
-    """How many were erased, after which, and which of them came off worst."""
+    """The number of erased concepts, the earlier ones, and the one with the worst rate."""
     columns = run.scores.main("erase")
     count = run.info["concept"].get("count") or len({c for column in columns for c in run.scores.concepts(column)})
     after = ", then ".join(map(str, run.info["concept"].get("after") or ()))
@@ -89,7 +89,7 @@ def _many(run: Run) -> list[AxisRow]:
 
 
 def section(run: Run) -> str:
-    """The axes as one table, a bar under each rate; of many models a table for some of them at a time."""
+    """The axes as a table, with a bar under each rate; split into several tables if there are many models."""
     found, models = axes(run), list(run.names)
     first, *others = parts(models)
     names = {p: f"Four axes, models {models.index(p[0]) + 1} to {models.index(p[-1]) + 1}" for p in others}

@@ -1,4 +1,4 @@
-"""Methods side by side: rates over several tasks, what the training seed changes, and which differences are more than chance."""
+"""Comparison of methods: rates over several tasks, variation between training seeds, and tests of differences."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ MEANS = (
 
 
 class Best(NamedTuple):
-    """The best of a column, and for each other method how likely a difference this uneven is by chance."""
+    """The best method of a column, and the p-value of every other method's difference from it."""
 
     methods: Sequence[str]  # several where equal
     p_values: Mapping[str, float]  # for the others: McNemar's p-values, by Holm over the column
@@ -62,12 +62,12 @@ class Board:
 
     @cached_property
     def tasks(self) -> Mapping[str, int]:
-        """How many tasks each method was measured on."""
+        """The number of tasks that each method was measured on."""
         pairs = {(row["method"], row["task"]) for row in self.rows}
         return {m: sum(method == m for method, _ in pairs) for m in self.methods}
 
     def name(self, method: str) -> str:
-        """As shown."""
+        """The displayed name."""
         return "unedited" if method == BASE else method
 
     def seeds(self, method: str, column: Column) -> Seeds | None:
@@ -130,7 +130,7 @@ def csv_rows(board: Board) -> list[dict[str, Any]]:
 
 
 def section(board: Board, to: str) -> str:
-    """The ranked table and a figure; below, folded, every rate by judge and the numbers that are no rates. Rates link to `to`."""
+    """The ranked table and a figure; below, folded, every rate by judge and all other numbers. Rates link to `to`."""
     top = ranking.section(board.ranking, board.costs, board.name)
     rates = folded("Every rate, by judge", _rates(board, to), shown=len(board.scores.main()) < WIDEST - 4)
     return f"{top}{_trade_off(board)}{rates}{_numbers(board)}"
@@ -222,7 +222,7 @@ def markdown_rates(board: Board) -> str:
 
 
 def markdown_numbers(board: Board) -> str:
-    """Means of what is no rate as Markdown tables; "" where nothing was measured."""
+    """Means of numbers that are not rates, as Markdown tables; "" if nothing was measured."""
     columns = _number_columns(board)
     found = {
         column_title(column, board.scores): [_mean(board.scores.mean(m, column)) for m in board.methods]

@@ -1,4 +1,4 @@
-"""A model card for the Hub: YAML front matter, what was measured, how to apply the edit, what it does not promise."""
+"""A model card for the Hub: YAML front matter, results, how to apply the edit, limitations."""
 
 import json
 import re
@@ -74,7 +74,7 @@ def _body(run: Run) -> str:
     info = run.info
     files = [e.get("file") or "EDIT.safetensors" for e in info["edits"]] or ["EDIT.safetensors"]
     name = files[0].rpartition("/")[2]
-    said = "\n".join(f"- {_plain(text)}" for text in sentences(run).values())
+    summary = "\n".join(f"- {_plain(text)}" for text in sentences(run).values())
     counts = "\n".join(f"- **{_plain(run.names[i])}**: {_plain(text)}" for i, text in details(run).items())
     columns = run.scores.main()
     head = f"| model | {' | '.join(_plain(column_title(column, run.scores)) for column in columns)} |\n|---{'|---' * len(columns)}|\n"
@@ -89,7 +89,7 @@ def _body(run: Run) -> str:
 
 An edit of {_plain(info["model"])} (fingerprint {info["fingerprint"]}), made with efface {_plain(info["version"])}.
 
-{said}
+{summary}
 
 ## Apply it
 
@@ -130,5 +130,5 @@ def _rate(run: Run, edit: str, column: Column) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown and HTML leave alone."""
+    """Text escaped for Markdown and HTML."""
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""Runs or sweeps side by side, where they were asked the same; refused, by name of what differs, where they were not."""
+"""A page that compares runs or sweeps of the same protocol; others are refused, with the first difference named."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -32,10 +32,10 @@ class Source:
 
 
 def write_comparison(folders: Sequence[Path], output: Path) -> Path:
-    """Write a page of several run or sweep folders side by side to `output`, and a CSV beside it; return the page.
+    """Write a page that compares several run or sweep folders to `output`, and a CSV in the same folder; return the page.
 
     Raises:
-        UsageError: fewer than two folders, a damaged one, or they were not asked the same or not judged by the same detectors.
+        UsageError: fewer than two folders, a damaged one, or different protocols or detectors.
         EffaceError: it cannot be written.
     """
     if len(folders) < 2:
@@ -104,7 +104,7 @@ def _same(one: Source, two: Source) -> None:
 
 
 def _difference(one: Source, two: Source, task: str) -> str:
-    """The first thing known of two protocols that differs."""
+    """The first difference between two protocols."""
     for what, of in {
         "the benchmark": lambda s: s.info["benchmark"],
         "the sampler": lambda s: [s.info.get(k) for k in ("sampler", "steps", "guidance")],
@@ -128,7 +128,7 @@ def _detectors(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _merged(sources: Sequence[Source]) -> Board:
-    """One board; the unedited model once where it is the same in all."""
+    """One board of all sources; the unedited model appears once if it is the same in all."""
     alike = len({s.info["fingerprint"] for s in sources}) == 1
     rows: list[Row] = []
     many: list[Row] = []

@@ -1,4 +1,4 @@
-"""A run's numbers for machines: JSON, CSV and LaTeX."""
+"""A run's numbers as JSON, CSV and LaTeX."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ from efface.report.summary import details, p_values, sentences
 
 
 def rate_json(rate: Rate) -> dict[str, Any]:
-    """A rate as JSON: null where nothing was counted."""
+    """A rate as JSON; null if nothing was counted."""
     low, high = rate.interval
     value = round(rate.value, 6) if rate.n else None
     return {
@@ -45,7 +45,7 @@ def calibration_json(found: Mapping[str, Calibration]) -> dict[str, Any]:
 
 
 def report_json(run: Run) -> str:
-    """report.json: every number of the page and where it comes from; successes, so that more is better."""
+    """report.json: every number of the page and its source, as success rates (more is better)."""
     scores, keys, p_holm = run.scores, concept_columns(run.scores), p_values(run.scores, run.edits)
     tests = [(e, column, *scores.pairs(BASE, e, column), p) for (e, column), p in p_holm.items()]
     found = {

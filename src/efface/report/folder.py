@@ -1,4 +1,4 @@
-"""Folders of runs and sweeps, read and checked: what is wrong with one is a sentence."""
+"""Reads and checks the folders of runs and sweeps; a damaged one is a UsageError."""
 
 import json
 from collections import Counter
@@ -168,7 +168,7 @@ def _row(where: str, line: str, protocols: Mapping[str, str], edits: Collection[
 
 
 def _judged(where: str, row: Row, detectors: Mapping[str, Mapping[str, Any]]) -> None:
-    """What one detector says is never counted as another's."""
+    """Refuse a row whose detector is not the one of its judge."""
     if not is_rate(row["score"]):
         return
     if row["judge"] not in detectors:
@@ -178,7 +178,7 @@ def _judged(where: str, row: Row, detectors: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _picture(where: str, row: Row, folder: Path) -> None:
-    """A judged picture must lie in the run's store; only a cell that failed may lack it, and a number about a set has none."""
+    """Refuse a judged picture that is not in the run's store; failed cells and numbers about sets have no picture."""
     image = folder / row["image"]
     drawn = row["image"] and image.resolve().is_relative_to(folder.resolve()) and image.is_file()
     if not drawn and (row["image"] or (row["value"] is not None and row["seed"] >= 0)):
@@ -186,7 +186,7 @@ def _picture(where: str, row: Row, folder: Path) -> None:
 
 
 def _paired(path: Path, rows: Collection[Row], ids: Iterable[str]) -> None:
-    """A before and an after are comparable only on the same prompts and seeds, as often as the protocol asks for each."""
+    """Refuse edits that were not measured on the unedited model's prompts and seeds, equally often."""
     plain = [row for row in rows if is_rate(row["score"]) and not row["attack"]]
     drawn = {i: Counter[tuple[Any, ...]]() for i in ids}
     for row in plain:
@@ -225,7 +225,7 @@ def _object(where: str | Path, text: str, types: Types) -> dict[str, Any]:
 
 
 def _check(where: str | Path, value: object, types: Types) -> dict[str, Any]:
-    """`value` as an object that has these keys with these types, and the optional ones with theirs or null."""
+    """Refuse a `value` that is not an object with these keys and types; optional keys may be null."""
     if not isinstance(value, dict):
         raise UsageError(f"{where}: expected a JSON object, got {value!r}; {AGAIN}")
     given = {key: kind for key, kind in MAYBE.items() if value.get(key) is not None}

@@ -1,4 +1,4 @@
-"""Before and after: a row a model, a column a prompt and seed, evenly spaced over all of them."""
+"""Grids of pictures before and after: a row for each model, a column for each prompt and seed, evenly sampled."""
 
 import base64
 import io
@@ -62,7 +62,7 @@ def _grid(run: Run, column: Column, concept: str, label: str) -> str:
 
 
 def attacked(run: Run, tried: Mapping[str, Mapping[str, list[Row]]]) -> str:
-    """Pictures that attacks led to, a row an edit and attack: each has its own prompts."""
+    """Pictures of attacks: a row for each edit and attack, since each has its own prompts."""
     body = ""
     for i, by_attack in tried.items():
         for name, rows in by_attack.items():
@@ -74,7 +74,7 @@ def attacked(run: Run, tried: Mapping[str, Mapping[str, list[Row]]]) -> str:
 
 
 def picture(folder: Path, row: Row, name: str, blur: bool, below: str = "") -> str:
-    """A picture and what the detector saw in it, or the number it was given where no detector judged it."""
+    """A picture with the detector's label, or with its score if no detector judged it."""
     if row["value"] is None or is_rate(row["score"]):
         kind, mark = {1: ("yes", "✓"), 0: ("no", "✗"), None: ("unsure", "?")}[row["value"]]
         seen = "not judged" if row["value"] is None else row["seen"] or "no label"
@@ -92,7 +92,7 @@ def picture(folder: Path, row: Row, name: str, blur: bool, below: str = "") -> s
 
 
 def _embedded(path: Path) -> tuple[str, int]:
-    """A picture as a data URL, no wider than is shown, and its width."""
+    """A picture as a data URL, downscaled to the displayed width, and its width."""
     data = path.read_bytes()
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         raise UsageError(f"{path}: expected a PNG picture, got a file that starts with {data[:8]!r}; {AGAIN}")

@@ -1,4 +1,4 @@
-"""A run folder as one HTML file and the files beside it; numbers that say what they do not show."""
+"""The HTML report of a run folder, and the data files next to it."""
 
 from html import escape
 from pathlib import Path
@@ -35,11 +35,11 @@ from efface.report.summary import aim, p_values, seen_instead
 def write_report(folder: Path, output: Path | None = None) -> Path:
     """Write the report of a run's or a sweep's folder and return its page.
 
-    A run gets report.html, report.json (every number), scores.csv (every row), table.tex and card.md, or `output` and files of its
-    name beside it; a sweep gets a leaderboard, and each of its tasks a report.
+    A run gets report.html, report.json (every number), scores.csv (every row), table.tex and card.md, or `output` and files with its
+    name; a sweep gets a leaderboard, and each of its tasks a report.
 
     Raises:
-        UsageError: the folder is damaged, or a sweep's page is to go where its links lead nowhere.
+        UsageError: the folder is damaged, or `output` is given for a sweep.
         EffaceError: the report cannot be written.
     """
     folder = Path(folder)
@@ -83,12 +83,12 @@ def render(run: Run) -> str:
 
 
 def _terms(run: Run) -> str:
-    """What the two rates are, before the first of them."""
+    """Definitions of the two rates."""
     return f"<h2>Figures and tests</h2>{note(RATES)}" if run.scores.rates else ""
 
 
 def _tests(run: Run) -> str:
-    """Which changes are more than chance."""
+    """Tests of the changes."""
     scores, columns = run.scores, run.scores.main()
     if not columns:
         return ""
@@ -109,7 +109,7 @@ def _tests(run: Run) -> str:
 
 
 def _scores(run: Run) -> str:
-    """Every rate and mean, and how wrong the judges are."""
+    """Every rate and mean, and the judges' errors."""
     columns = [*run.scores.rates, *run.scores.numbers]
     rows = [
         (
@@ -135,7 +135,7 @@ def _number(run: Run, edit: str, column: Column) -> str:
 
 
 def _trade_off(run: Run) -> str:
-    """What was erased against what was kept, as the same judge sees it."""
+    """A plot of erased against kept, by the same judge."""
     for gone in run.scores.main("erase"):
         for kept in run.scores.main("neighbour", "distant"):
             rates = {name: (run.scores.rate(i, kept), run.scores.rate(i, gone)) for i, name in run.names.items()}
@@ -146,7 +146,7 @@ def _trade_off(run: Run) -> str:
 
 
 def _instead(run: Run) -> str:
-    """What the detector saw where the erased concept was asked for and not found."""
+    """The detector's labels for prompts of the erased concept where it was not found."""
     rows = []
     for i, name in run.names.items():
         seen = seen_instead(run, i)
@@ -157,7 +157,7 @@ def _instead(run: Run) -> str:
 
 
 def _cost(run: Run) -> str:
-    """What each edit took, its settings, and what it was asked to preserve."""
+    """Each edit's time and memory, settings, and preserved concepts."""
     rows = []
     for edit in run.info["edits"]:
         settings = ", ".join(f"{k} = {v}" for k, v in (edit.get("settings") or {}).items()) or "no settings"
@@ -177,7 +177,7 @@ def _cost(run: Run) -> str:
 
 
 def _method(run: Run) -> str:
-    """How it was measured, and how to repeat it."""
+    """The protocol, and the commands that repeat the run."""
     info, concept = run.info, run.info["concept"]
     given = {
         "Protocol": f"{info['protocol']}: {info['benchmark']}, task {info['task']}",

@@ -1,4 +1,4 @@
-"""How wrong the judges are, beside every rate they give."""
+"""The table of the judges' errors."""
 
 from collections.abc import Mapping
 from html import escape
@@ -10,7 +10,7 @@ from efface.report.scores import Row
 
 
 def judges_section(found: Mapping[str, Calibration], cards: Mapping[str, Row]) -> str:
-    """How wrong each judge is on the unedited model's pictures."""
+    """Each judge's errors on the unedited model's pictures."""
     named = {c["id"]: (judge, c) for judge, c in cards.items()}
     rows = []
     for i, errors in found.items():

@@ -1,4 +1,4 @@
-"""A sweep as one page: methods side by side, with intervals, and what each did to each concept."""
+"""The leaderboard of a sweep: a comparison of methods with intervals, and each method's effect on each concept."""
 
 import json
 from collections import defaultdict
@@ -36,7 +36,7 @@ def write_leaderboard(folder: Path) -> Path:
     model, sampler and size they fill the column "many at once".
 
     Raises:
-        UsageError: no sweep in the folder, or a damaged one.
+        UsageError: the folder has no sweep, or a damaged one.
     """
     sweep = read_sweep(folder)
     board = board_of(sweep)
@@ -75,7 +75,7 @@ def _attacks(board: Board) -> str:
 
 
 def board_of(sweep: Sweep) -> Board:
-    """The methods over all single-concept tasks, or over all tasks where there is no such."""
+    """The methods over all single-concept tasks, or over all tasks if there are none."""
     names = {t["name"] for t in single_tasks(sweep)} or {t["name"] for t in sweep.info["tasks"]}
     edits: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for edit in sweep.info["edits"]:

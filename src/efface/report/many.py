@@ -1,4 +1,4 @@
-"""Many concepts at once, and one after the other: tables and curves of a sweep."""
+"""Tables and curves of tasks that erase many concepts, at once or in sequence."""
 
 from html import escape
 from typing import Any
@@ -33,7 +33,7 @@ def scores_by_count(sweep: Sweep) -> dict[int, Scores]:
 
 
 def many_json(sweep: Sweep) -> list[dict[str, Any]]:
-    """Rates by method and by how many were erased at once."""
+    """Rates by method and by number of concepts erased at once."""
     return [
         {"method": m, "erased": k, **column._asdict(), **rate_json(scores.rate(m, column))}
         for k, scores in scores_by_count(sweep).items() for m in sweep.methods for column in scores.main() if scores.rate(m, column).n
@@ -105,7 +105,7 @@ def _percent(rate: Rate) -> str:
 
 
 def sequences(sweep: Sweep) -> list[list[Task]]:
-    """Tasks that erase one after the other, each chain from its first step."""
+    """Tasks that erase concepts in sequence, each sequence from its first step."""
     steps = sorted((t for t in sweep.info["tasks"] if t["kind"] == "sequence"), key=lambda t: len(t["after"]))
     found: list[list[Task]] = []
     for step in steps:
@@ -136,7 +136,7 @@ def sequence_json(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def sequence_section(sweep: Sweep, board: Board) -> str:
-    """For each method a row a step, a column a concept in the order of erasing: what happens to the earlier ones."""
+    """For each method a table with a row for each step and a column for each concept, in the order of erasure."""
     parts = []
     for chain in sequences(sweep):
         by_step = {s["name"]: Scores((r for r in sweep.rows if r["task"] == s["name"]), "method") for s in chain}

@@ -1,4 +1,4 @@
-"""What each edit did to each concept, against the unedited model."""
+"""The matrix of changes: each edit's success rate on each concept, minus the unedited model's."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -20,7 +20,7 @@ def concept_columns(scores: Scores, *roles: str) -> list[Key]:
 
 
 def changes(scores: Scores, model: str, keys: Iterable[Key], base: str = BASE, **where: object) -> dict[Key, float]:
-    """Success rate of a model minus that of the unedited one, where both were measured."""
+    """Success rate of a model minus that of the unedited one, for concepts measured on both."""
     found = {}
     for column, concept in keys:
         after, before = (scores.rate(i, column, concept=concept, **where) for i in (model, base))
@@ -30,7 +30,7 @@ def changes(scores: Scores, model: str, keys: Iterable[Key], base: str = BASE, *
 
 
 def shaded(change: float | None, to: str = "", title: str = "") -> str:
-    """A cell as blue or orange as the change is large."""
+    """A cell coloured by the change, blue or orange."""
     if change is None:
         return "<td></td>"
     points = round(100 * change)

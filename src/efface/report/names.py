@@ -1,4 +1,4 @@
-"""Names of roles, scores and methods as a reader sees them, what each means, and percentages."""
+"""Displayed names and descriptions of roles, scores and methods, and percentages."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -55,7 +55,7 @@ def score_name(column: Column) -> str:
 
 
 def role_name(column: Column, scores: Scores) -> str:
-    """Whom a number is about, and the judge where the role has several."""
+    """A role's name, with the judge if the role has several."""
     judges = {a.judge for a in scores.rates if a.role == column.role}
     return (
         f"{ROLE_NAMES[column.role]}, {column.judge} judge"
@@ -65,7 +65,7 @@ def role_name(column: Column, scores: Scores) -> str:
 
 
 def column_title(column: Column, scores: Scores) -> str:
-    """The name of a number in a table that a machine reads."""
+    """A column's name in CSV and JSON files."""
     return f"{score_name(column)} {role_name(column, scores)}"
 
 
@@ -90,5 +90,5 @@ def method_description(method: str, edits: Iterable[Mapping[str, Any]] = ()) -> 
 
 
 def styles(prompts: Iterable[str]) -> list[str]:
-    """Styles that prompts name, as in "a tiger in noto style"."""
+    """Styles that prompts contain, as in "a tiger in noto style"."""
     return sorted({name for prompt in prompts for name in STYLE.findall(prompt)})

@@ -1,4 +1,4 @@
-"""What a report opens with: one strip of pictures before and after, and one plain sentence for each edit."""
+"""The opening of a report: a strip of pictures before and after, and one plain sentence for each edit."""
 
 from collections.abc import Sequence
 from html import escape
@@ -15,7 +15,7 @@ Shown = tuple[Column, str, str, int]  # column, concept, prompt, seed
 
 
 def section(run: Run) -> str:
-    """The strip, the sentences, and below them what the names mean and the counts behind the sentences."""
+    """The strip and the sentences; below them, definitions of names and the counts behind the sentences."""
     items = "".join(f"<li>{_bold(run.names[i], text)}</li>" for i, text in sentences(run).items())
     judges = ", ".join(dict.fromkeys(run.info["detectors"][column.judge]["name"] for column in run.scores.main()))
     means = "No detector judged the pictures."
@@ -32,7 +32,7 @@ def _bold(name: str, text: str) -> str:
 
 
 def _strip(run: Run) -> str:
-    """A row a model, the unedited one first, at equal prompts and seeds in each column."""
+    """A row for each model, the unedited one first, with equal prompts and seeds in each column."""
     shown = {role: _shown(run, role, count) for role, count in STRIP.items()}
     shown = {role: given for role, given in shown.items() if given}
     if not shown:
@@ -87,7 +87,7 @@ def _group(run: Run, key: Shown) -> str:
 
 
 def _names(run: Run) -> str:
-    """What the names in the strip and the sentences mean."""
+    """Definitions of the names in the strip and the sentences."""
     meanings: dict[str, str] = {}
     for edit in run.info["edits"]:
         text = method_description(edit["method"], [edit])

@@ -1,4 +1,4 @@
-"""What every page is made of: one file, no network, no script; fits a telephone, a desk, paper and the dark."""
+"""Building blocks of HTML pages: one file without scripts or network, for phones, desktops, print and dark mode."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -36,7 +36,7 @@ class Th(NamedTuple):
 
 
 def table(label: str, heads: Sequence[Th | str], rows: Iterable[tuple[str, Sequence[str]]], css: str = "scores") -> str:
-    """A table that scrolls sideways in its own box, split into several where it has more than WIDEST columns.
+    """A table that scrolls horizontally in its own box, split into several if it has more than WIDEST columns.
 
     Heads are text; a row is (head, cells), both HTML. The further parts are folded.
     """
@@ -55,19 +55,19 @@ def table(label: str, heads: Sequence[Th | str], rows: Iterable[tuple[str, Seque
 
 
 def parts(columns: Sequence[T]) -> list[tuple[T, ...]]:
-    """Columns in as few parts as fit beside the first column of a table, the parts as equal as can be."""
+    """Columns split into as few parts of equal size as fit in tables with the first column repeated."""
     n = -(-len(columns) // (WIDEST - 1))
     ends = [-(-i * len(columns) // n) for i in range(n + 1)]
     return [tuple(columns[a:b]) for a, b in pairwise(ends)]
 
 
 def folded(label: str, inside: str, shown: bool = False) -> str:
-    """What a reader opens by a click, or shuts where it is `shown`."""
+    """A section that a click opens or closes; open at first if `shown`."""
     return f"<details{' open' if shown else ''}><summary>{escape(label)}</summary>{inside}</details>"
 
 
 def matrix_table(label: str, heads: Sequence[Th | str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """A table of narrow columns, as many as there are, in its own box."""
+    """A table of many narrow columns in its own scrolling box."""
     return _table(label, heads, rows, "matrix")
 
 
@@ -82,7 +82,7 @@ def _table(label: str, heads: Sequence[Th | str], rows: Iterable[tuple[str, Sequ
 
 
 def scroll(label: str, inside: str) -> str:
-    """A box that scrolls sideways by itself, also by keyboard."""
+    """A box that scrolls horizontally, also by keyboard."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{inside}</div>'
 
 
@@ -97,17 +97,17 @@ def note(inside: str) -> str:
 
 
 def link(inside: str, to: str) -> str:
-    """A link, or the bare inside where there is nothing to link to."""
+    """A link, or its content alone if there is no address."""
     return f'<a href="{escape(to)}">{inside}</a>' if to else inside
 
 
 def report_link(task: str) -> str:
-    """Where a task's report is, from its sweep's page."""
+    """The address of a task's report, relative to its sweep's page."""
     return f"{quote(task)}/report.html"
 
 
 def anchor(column: Column) -> str:
-    """Where on its page the pictures behind a number are."""
+    """The anchor of the pictures behind a number."""
     return re.sub(r"\W+", "-", f"{column.role}-{column.judge}".rstrip("-"))
 
 
@@ -122,7 +122,7 @@ def rate_cell(rate: Rate, to: str = "", interval: tuple[float, float] | None = N
 
 
 def mean_cell(mean: Mean, to: str = "") -> str:
-    """A mean with its interval and count, linked to its pictures. A distance of too few pictures is not shown."""
+    """A mean with its interval and count, linked to its pictures; a distance from too few pictures is left out."""
     failed = small(f"{mean.failed} without" if mean.failed else "")
     if mean.too_few:
         return f"&ndash;{small(f'only {mean.smallest} pictures')}{failed}"
@@ -135,26 +135,26 @@ def mean_cell(mean: Mean, to: str = "") -> str:
 
 
 def seconds(x: int | float | None) -> str:
-    """A duration, short."""
+    """A duration in short form."""
     if x is None:
         return "–"
     return f"{x:.1f}{GAP}s" if x < 120 else f"{x / 60:.0f}{GAP}min"
 
 
 def size(x: int | float | None) -> str:
-    """A number of bytes, short."""
+    """A number of bytes in short form."""
     if x is None:
         return "–"
     return f"{x / 1e3:.0f}{GAP}kB" if x < 1e6 else f"{x / 1e6:.1f}{GAP}MB"
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> str:
-    """A list of terms and what they are."""
+    """A definition list."""
     return f"<dl>{''.join(f'<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>' for k, v in pairs)}</dl>"
 
 
 def commands(given: Iterable[object]) -> str:
-    """Commands to repeat it with."""
+    """The commands that repeat a run."""
     return f'<pre tabindex="0">{escape(chr(10).join(map(str, given)))}</pre>'
 
 

@@ -1,4 +1,4 @@
-"""Figures as SVG, each with its numbers as text for readers who cannot see it."""
+"""Figures as SVG, each with its numbers as alternative text."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from html import escape
@@ -17,7 +17,7 @@ Point = tuple[float, float]
 
 
 def scatter(rates: Mapping[str, tuple[Rate, Rate]], bases: Collection[str], across: str) -> str:
-    """(kept, erased) of each model with intervals; `bases` are unedited. Names stand beside the plot, each with a line to its place."""
+    """A scatter plot of (kept, erased) for each model, with intervals; `bases` are unedited. Labels are next to the plot, with lines."""
     low = (
         0.5 if min(kept.interval[0] for kept, _ in rates.values()) >= 0.5 else 0.0
     )  # where all keep most, a closer look
@@ -47,7 +47,7 @@ def scatter(rates: Mapping[str, tuple[Rate, Rate]], bases: Collection[str], acro
 
 
 def _apart(ideal: Sequence[float], first: float, last: float) -> list[float]:
-    """Places in this order, near the ideal ones, a line's height from each other, none above `first` or below `last`."""
+    """Label positions in this order, near the ideal ones, one line height apart, between `first` and `last`."""
     spots: list[float] = []
     for y in ideal:
         spots.append(max(y, first, spots[-1] + LEADING if spots else first))
@@ -57,7 +57,7 @@ def _apart(ideal: Sequence[float], first: float, last: float) -> list[float]:
 
 
 def line_chart(series: Mapping[str, Sequence[Point]], across: str, up: str) -> str:
-    """Rates over a number, on a logarithmic axis where it spans more than a factor of ten, with a legend below."""
+    """A line chart of rates over a number, on a logarithmic axis if it spans more than a factor of ten, with a legend below."""
     xs = sorted({x for points in series.values() for x, _ in points})
     low, high = xs[0], xs[-1]
     scale = log if low > 0 and high > 10 * low else float
@@ -84,7 +84,7 @@ def line_chart(series: Mapping[str, Sequence[Point]], across: str, up: str) -> s
 
 
 def _frame(ticks: Sequence[float], place: Callable[[float], float]) -> str:
-    """Rules and their labels: these ticks across, percent upwards."""
+    """Grid lines and their labels: these ticks on the x axis, percent on the y axis."""
     marks = ""
     for tick in ticks:
         x, _ = _at(place(tick), 0.0)

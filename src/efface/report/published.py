@@ -1,4 +1,4 @@
-"""What papers report under a protocol, to be read beside what we measured."""
+"""Published results under a protocol, compared with ours."""
 
 import csv
 from collections.abc import Sequence
@@ -40,8 +40,14 @@ def section(rows: Sequence[Row], board: Board, model: str) -> str:
         if column and (mine := named.get(row["method"].lower())):
             ours = rate_cell(board.scores.rate(mine, column), "#tasks", board.scores.interval(mine, column))
         std = f" ± {escape(row['std'])}" if row["std"] else ""
-        said = [escape(row["metric"]), f"{escape(row['value'])}{std}", ours, escape(row["source"]), escape(row["note"])]
-        shown.append((escape(row["method"]), said))
+        cells = [
+            escape(row["metric"]),
+            f"{escape(row['value'])}{std}",
+            ours,
+            escape(row["source"]),
+            escape(row["note"]),
+        ]
+        shown.append((escape(row["method"]), cells))
     heads = ["Method", "Metric", "Published", "Ours", "Source", "Note"]
     explanation = "As the papers print them, with their models, seeds and detectors: not measured here."
     return f"<h2>Published</h2>{table('Published', heads, shown, 'seen')}{note(explanation)}"

@@ -1,4 +1,4 @@
-"""The table on top of a leaderboard: a row a method, at most nine columns, ranked by one rule."""
+"""The ranked table of a leaderboard: one row for each method, at most nine columns, one ranking rule."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -43,7 +43,7 @@ class Estimate(NamedTuple):
 
 
 def task_mean(rates: Sequence[Rate], seeds: int = 1) -> Estimate:
-    """Mean of the rates of tasks, each judged by its own detector, with Wilson's interval at the number of pictures it is worth.
+    """Mean of the rates of tasks, each judged by its own detector, with Wilson's interval at the effective number of pictures.
 
     The variance of the mean of m rates r_i is Σ (r_i - r)² / (m (m - 1)). n is how many independent pictures have that variance, but
     never more than m² / Σ 1/n_i, what independent pictures would be worth, divided by the number of training seeds: the same prompts
@@ -105,12 +105,12 @@ class Ranking:
 
     @cached_property
     def neighbour_groups(self) -> list[str]:
-        """Whether neighbours that methods were asked to keep, and others, are told apart."""
+        """Whether neighbours in the methods' preserved concepts and other neighbours have separate columns."""
         there = {row["group"] for scores in self._tasks.values() for row in _rows(scores, self.methods, ("neighbour",))}
         return [g for g in GROUPS if g in there]
 
     def score(self, method: str) -> Estimate | None:
-        """The harmonic mean of erased and kept; None where a column is lacking that others have."""
+        """The harmonic mean of erased and kept; None if the method lacks a column that others have."""
         parts = {name: self.column(method, roles) for name, roles in self.columns.items()}
         known = [part for part in parts.values() if part]
         gone = sum(name in GONE for name in parts)
@@ -119,7 +119,7 @@ class Ranking:
         return combined(lambda v: harmonic(fmean(v[:gone]), fmean(v[gone:])), known)
 
     def lacking(self, method: str) -> int:
-        """How many tasks the method was not measured on."""
+        """The number of tasks that the method was not measured on."""
         judged = [scores for scores in self._tasks.values() if scores.main()]
         return sum(not any(scores.rows(method, column) for column in scores.main()) for scores in judged)
 
@@ -139,7 +139,7 @@ class Ranking:
 
     @cached_property
     def scores(self) -> dict[str, Estimate]:
-        """Of the methods that have one, best first."""
+        """Scores of the methods that have one, best first."""
         found = {m: score for m in self.methods if m not in self.bases and (score := self.score(m))}
         return dict(sorted(found.items(), key=lambda pair: -pair[1].value))
 
@@ -150,7 +150,7 @@ class Ranking:
 
     @property
     def order(self) -> list[str]:
-        """Methods as shown: by score, then those without one, then the unedited model."""
+        """Methods in display order: by score, then those without one, then the unedited model."""
         edits = [m for m in self.methods if m not in self.bases and m not in self.scores]
         return [*self.scores, *edits, *(m for m in self.methods if m in self.bases)]
 
@@ -191,7 +191,7 @@ def _rows(scores: Scores, methods: Sequence[str], roles: Sequence[str]) -> list[
 
 
 def _cells(tasks: Mapping[str, Scores], method: str, roles: Sequence[str], group: str = "") -> list[Rate]:
-    """A rate for each task and judge, where there are rows: what different judges said is averaged, never counted together."""
+    """A rate for each task and judge with rows: rates of different judges are averaged, their rows never combined."""
     where = {"group": group} if group else {}
     found: dict[tuple[str, str], list[Rate]] = defaultdict(list)
     for task, scores in tasks.items():
@@ -208,7 +208,7 @@ def _estimate(tasks: Mapping[str, Scores], method: str, roles: Sequence[str], gr
 
 
 def cells(ranking: Ranking, method: str, cost: Mapping[str, float | None]) -> list[Lines]:
-    """The eight cells beside a method's name."""
+    """The eight cells of a method's row, after its name."""
     shown: list[Lines] = []
     for name, roles in (GONE | KEPT).items():
         groups = ranking.neighbour_groups if name == "neighbours" else []

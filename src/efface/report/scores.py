@@ -1,4 +1,4 @@
-"""Rows of scores, grouped: every number in a report is a group-by over `scores.jsonl`."""
+"""Rates and means over rows of scores: every number in a report is a group-by over `scores.jsonl`."""
 
 import re
 from collections import Counter, defaultdict
@@ -17,7 +17,7 @@ Row = dict[str, Any]  # a row of efface.benchmarks.row as it was read, with what
 
 
 class Column(NamedTuple):
-    """A column of a table: who is asked for (role), who judged, and which of its scores. Judges are never counted together."""
+    """A column of a table: role, judge and score. Rows of different judges are never combined."""
 
     role: str
     judge: str
@@ -25,7 +25,7 @@ class Column(NamedTuple):
 
     @property
     def gone(self) -> bool:
-        """Whether it counts as a success that the concept is NOT found."""
+        """Whether success means that the concept is NOT found."""
         return self.role in GONE
 
 
@@ -44,12 +44,12 @@ class Mean(NamedTuple):
 
     @property
     def too_few(self) -> bool:
-        """Whether it is a distance of so few pictures that it says more about their number than about the edit."""
+        """Whether it is a distance of too few pictures to be meaningful."""
         return self.smallest is not None and self.smallest < FEWEST
 
 
 def is_rate(score: str) -> bool:
-    """Whether a score says found or not found: "topK", "anyT"."""
+    """Whether a score is found / not found: "topK", "anyT"."""
     return re.fullmatch(r"top\d+|any[\d.]+", score) is not None
 
 
@@ -61,7 +61,7 @@ def wilson_at(rate: float, n: float) -> tuple[float, float]:
 
 
 class Scores:
-    """Rows by model (named in the row's field `key`) and by column; rows of attacks apart."""
+    """Rows by model (the row's field `key`) and by column; rows of attacks are separate."""
 
     def __init__(self, rows: Iterable[Row], key: str = "edit") -> None:
         self._groups: dict[tuple[str, Column], list[Row]] = defaultdict(list)
@@ -126,7 +126,7 @@ class Scores:
         return (won, lost) if column.gone else (lost, won)
 
     def interval(self, model: str, column: Column) -> tuple[float, float]:
-        """Wilson's 95 % interval at the number of pictures that would say as much if those of one task were independent.
+        """Wilson's 95 % interval at the effective number of pictures, since pictures of one task are not independent.
 
         The variance of a rate over m tasks of n_i pictures with h_i hits is m/(m-1) Σ (h_i - r n_i)² / n² (the ratio estimator's,
         Cochran 1977, §9A); n is divided by how many times that exceeds r(1-r)/n. It is at most the number of pictures of one training

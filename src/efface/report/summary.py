@@ -1,4 +1,4 @@
-"""What happened to each edit's pictures, as sentences: one plain sentence, and the details with counts and tests."""
+"""Sentences about each edit: one plain summary, and details with counts and tests."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ GROUPS = {"told": "announced", "untold": "not announced"}  # neighbours that the
 
 
 def p_values(scores: Scores, edits: list[str], **where: object) -> dict[tuple[str, Column], float]:
-    """How likely a change this uneven is if the edit changed nothing: McNemar's p-value, by Holm over the edits of each number."""
+    """McNemar's p-values of each edit's change, with Holm's correction over the edits of each number."""
     found: dict[tuple[str, Column], float] = {}
     for column in scores.main():
         plain = [mcnemar(*scores.pairs(BASE, e, column, **where)) for e in edits]
@@ -32,7 +32,7 @@ def p_values(scores: Scores, edits: list[str], **where: object) -> dict[tuple[st
 
 
 def sentences(run: Run) -> dict[str, str]:
-    """One plain sentence for each edit: what was erased, how often it still appears, as what, what else was hurt, and by which attack."""
+    """One plain sentence for each edit: what was erased, how often it still appears, what replaced it, side effects, and attacks."""
     return {edit: _sentence(run, edit) for edit in run.edits}
 
 
@@ -42,7 +42,7 @@ def _sentence(run: Run, edit: str) -> str:
 
 
 def aim(run: Run, edit: str = "") -> str:
-    """What an edit was to do: "turn tiger into cat", "erase tiger". From the edit's own concepts where run.json has them."""
+    """The edit's task: "turn tiger into cat", "erase tiger"; from the edit's own concepts if run.json has them."""
     own = next((e.get("erase") for e in run.info["edits"] if e["id"] == edit), None)
     given = [(c["name"], c.get("target") or "") for c in own or [run.info["concept"]]]
     targets = {target for _, target in given}
@@ -54,7 +54,7 @@ def aim(run: Run, edit: str = "") -> str:
 
 
 def _still(run: Run, edit: str) -> list[str]:
-    """In how many pictures what was erased still appears, by how it was asked for."""
+    """The number of pictures in which the erased concept still appears, by kind of prompt."""
     counted: list[str] = []
     other: list[str] = []
     for column in run.scores.main(*GONE):
@@ -74,7 +74,7 @@ def _still(run: Run, edit: str) -> list[str]:
 
 
 def _became(run: Run, edit: str) -> list[str]:
-    """What the detector sees in the pictures where what was erased does not appear, and whether they are pictures of anything."""
+    """The detector's labels for pictures in which the erased concept does not appear, and their quality."""
     seen = seen_instead(run, edit)
     if not seen:
         return []
@@ -92,12 +92,12 @@ def _became(run: Run, edit: str) -> list[str]:
 
 
 def is_quality(column: Column) -> bool:
-    """Whether a number says if pictures are of anything at all, from 0 (a mush) to 1."""
+    """Whether a score measures if pictures show any object at all, from 0 to 1."""
     return column.score.startswith("quality")
 
 
 def _hurt(run: Run, edit: str) -> list[str]:
-    """What else appears less often, with the concept that lost most; what appears as often; what was not looked at."""
+    """Roles that appear less often, with the concept that lost most; unchanged roles; roles that were not measured."""
     parts: list[str] = []
     as_before: list[str] = []
     for column in (c for c in run.scores.main() if not c.gone):
@@ -122,7 +122,7 @@ def _hurt(run: Run, edit: str) -> list[str]:
 
 
 def groups(scores: Scores, column: Column) -> dict[str, str]:
-    """Groups of a column's pictures that are counted apart, with what is said of them; {"": ""} where there are none."""
+    """Groups of a column's pictures that are counted separately, with their description; {"": ""} if there are none."""
     there = {row["group"] for row in scores.rows(BASE, column) if row.get("group") in GROUPS}
     return {g: f" ({label} to the method)" for g, label in GROUPS.items() if g in there} or {"": ""}
 
@@ -133,12 +133,12 @@ def _kept_name(run: Run, column: Column) -> str:
 
 
 def _judge(run: Run, column: Column) -> str:
-    """The judge where its role has several."""
+    """The judge's name if its role has several."""
     return f", {column.judge} judge" if role_name(column, run.scores) != ROLE_NAMES[column.role] else ""
 
 
 def _worst(run: Run, edit: str, column: Column, **where: Any) -> str:
-    """The concept that lost most, where there are several."""
+    """The concept that lost most, if there are several."""
     concepts = [c for c in run.scores.concepts(column) if run.scores.rate(edit, column, concept=c, **where).n]
     if len(concepts) < 2:
         return ""
@@ -157,9 +157,9 @@ def _attacked(run: Run, edit: str) -> str:
 
 
 def details(run: Run) -> dict[str, str]:
-    """For each edit every rate beside the unedited model's, and which changes may be chance."""
+    """For each edit every rate with the unedited model's, and the changes that are not significant."""
     p_holm = p_values(run.scores, run.edits)
-    said = {}
+    texts = {}
     for edit in run.edits:
         parts = [_gone(run, edit, column) for role in GONE for column in run.scores.main(role)]
         for role in ROLES:
@@ -169,8 +169,8 @@ def details(run: Run) -> dict[str, str]:
                 parts += [] if columns or role == "companion" else [f"nothing was measured on {ROLE_NAMES[role]}"]
         failed = sum(run.scores.rate(edit, column).failed for column in run.scores.main())
         parts += [f"left out because the detector could not judge them: {failed}"] if failed else []
-        said[edit] = "; ".join(parts) + "."
-    return said
+        texts[edit] = "; ".join(parts) + "."
+    return texts
 
 
 def _gone(run: Run, edit: str, column: Column) -> str:
@@ -186,7 +186,7 @@ def _gone(run: Run, edit: str, column: Column) -> str:
 
 
 def _kept(run: Run, edit: str, column: Column, p_holm: float) -> str:
-    """How the concepts of a role fare, and the one that lost most if it stands out."""
+    """The rates of a role's concepts, and the one that lost most if it stands out."""
     concepts = run.scores.concepts(column)
     rate, base = run.scores.rate(edit, column), run.scores.rate(BASE, column)
     if not (rate.n and base.n):
@@ -211,7 +211,7 @@ def _kept(run: Run, edit: str, column: Column, p_holm: float) -> str:
 
 
 def seen_instead(run: Run, edit: str) -> Counter[str]:
-    """What the detector named first in pictures where it did not find the erased concept first."""
+    """The detector's first label for pictures in which the erased concept was not its first guess."""
     columns = run.scores.main("erase")
     return Counter(
         row["seen"] or "no label" for column in columns for row in run.scores.rows(edit, column) if row["value"] == 0
@@ -224,5 +224,5 @@ def _all(names: Sequence[str]) -> str:
 
 
 def _and(names: Sequence[str]) -> str:
-    """The names as a list; of many the first few and how many more."""
+    """The names as a list in words; for many names the first few and the number of others."""
     return _all(names if len(names) <= MOST + 1 else [*names[:MOST], f"{len(names) - MOST} more"])

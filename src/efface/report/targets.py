@@ -1,4 +1,4 @@
-"""Which words a search found and when: as lines of text and as a page with one figure a concept. Reads an edit's header alone."""
+"""The words that the search of AP or AGE found, over training steps: as text and as a page. Reads an edit's header only."""
 
 from collections.abc import Mapping
 from html import escape
@@ -11,26 +11,26 @@ Found = Mapping[str, Any]  # of one concept: how many candidates there were, ste
 
 
 def search_results(record: Mapping[str, Any]) -> Mapping[str, Found]:
-    """What an edit's recipe says was found, by concept; empty for a method that does not search."""
+    """The search results in an edit's recipe, by concept; empty for a method that does not search."""
     return record.get("notes", {}).get("found", {})
 
 
 def as_text(record: Mapping[str, Any], moments: int = 5) -> str:
-    """For each concept the foremost word at some moments, with its share: a line each."""
+    """For each concept the word with the largest share at some steps: a line each."""
     out = ""
     for concept, seen in search_results(record).items():
         last = len(seen["steps"]) - 1
         at = sorted({round(i * last / (moments - 1)) for i in range(moments)})
-        said = []
+        lines = []
         for mark in at:
             word, shares = max(seen["shares"].items(), key=lambda entry: entry[1][mark])
-            said.append(f"step {seen['steps'][mark]} {word} {100 * shares[mark]:.0f} %")
-        out += f"{concept}, of {seen['of']} words: {'; '.join(said)}\n"
+            lines.append(f"step {seen['steps'][mark]} {word} {100 * shares[mark]:.0f} %")
+        out += f"{concept}, of {seen['of']} words: {'; '.join(lines)}\n"
     return out
 
 
 def as_page(record: Mapping[str, Any]) -> str:
-    """A page with the shares of the foremost words over the training steps, a figure for each concept."""
+    """A page with the largest shares over the training steps, a figure for each concept."""
     recipe = {"method": record["method"], "model": record["model"], "made": record["created"]}
     figures = [facts(recipe.items())]
     for concept, seen in search_results(record).items():

@@ -68,7 +68,7 @@ def test_a_concept_is_said_in_every_template_with_its_target_in_the_same_words(b
     bare = prompt_pairs(base, Concept("tiger"))
     assert words(base, "") == ["<|startoftext|>", "<|endoftext|>"]
     assert int(bare.targets.mask[0].sum()) == 2
-    with pytest.raises(UsageError, match=r"^concept: expected words that the text encoder has room for, got 'w{16}'"):
+    with pytest.raises(UsageError, match=r"^concept: expected a name that fits the text encoder's length, got 'w{16}'"):
         prompt_pairs(base, Concept("w" * 16))
 
 

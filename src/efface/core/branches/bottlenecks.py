@@ -1,4 +1,4 @@
-"""Bottlenecks: beside each cross-attention a small net of two layers that adds to its output, whatever the prompt (Receler)."""
+"""Bottleneck adapters: a two-layer network that adds to the output of each cross-attention, for every prompt (Receler)."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +23,7 @@ class Bottlenecks(Branch):
 
     @classmethod
     def new(cls, base: Denoiser, width: int, rng: Generator) -> "Bottlenecks":
-        """One of `width` hidden units for each cross-attention. They begin as linear layers do, but `up` at zero: they add nothing yet."""
+        """New adapters of `width` hidden units, initialised as linear layers, except `up` and its bias, which are zero."""
         tensors = {}
         for name, attention in base.cross_attentions().items():
             size = attention.layer.out_dim
@@ -55,7 +55,7 @@ def _adding(down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor) -> Add
 
 
 def noted(bound: BoundBranch, added: dict[str, Tensor]) -> BoundBranch:
-    """The same, which writes down in `added` what it adds at each site in the latest prediction."""
+    """The same branch, which also stores in `added` what it adds at each site in the latest prediction."""
 
     def noting(site: str, add: Added) -> Added:
         def run(given: Tensor, out: Tensor) -> Tensor:

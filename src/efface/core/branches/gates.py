@@ -1,4 +1,4 @@
-"""Gates per token: a residual beside every key and value that opens only where a prompt says an erased concept."""
+"""Token gates: a residual added to every cross-attention key and value, gated by token, open only at an erased concept's (CPE)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from efface.core.denoiser import Denoiser
 from efface.core.errors import UsageError
 from efface.core.hooks import Added
 
-GAIN = 10.0  # of `up` while it learns, so that one learning rate suits it and the gates
-START = 0.1  # of `query` and `key`: a gate looks at all tokens alike before it learns which
+GAIN = 10.0  # scale of `up` in training, so that one learning rate suits it and the gates
+START = 0.1  # initial scale of `query` and `key`: small, so that a gate first attends to all tokens equally
 
 
 class TokenGates(Branch):
     """Residual attention gates of n concepts (CPE eq. 8): one gate for all sites, one low-rank map for each.
 
-    Tensors: `query`, `key` (n d r), `gate` (n d), `down` (n d m s) and `up` (n s D), the m sites side by side; facts: `sites`, the width
-    of each. Concepts never add up: a token takes the residual of the concept whose gate is the most open there.
+    Tensors: `query`, `key` (n d r), `gate` (n d), `down` (n d m s) and `up` (n s D), the m sites concatenated; facts: `sites`, the width
+    of each. Residuals of concepts do not add up: a token gets that of the concept with the largest gate there.
     """
 
     @override
@@ -57,7 +57,7 @@ def gated(
     key: Float[Tensor, "n d r"],
     gate: Float[Tensor, "n d"],
 ) -> tuple[Float[Tensor, "n b t"], Float[Tensor, "n b t d"]]:
-    """Each concept's gate, as logits, and residual σ(e w) e, where e = softmax(E Q (E K)ᵀ) E gathers what a prompt says of it."""
+    """Each concept's gate, as logits, and its residual σ(e w) e, where e = softmax(E Q (E K)ᵀ) E attends over the prompt's tokens E."""
     gathered = ((rows @ query[:, None]) @ (rows @ key[:, None]).mT).softmax(-1) @ rows
     opening = (gathered @ gate[:, None, :, None]).squeeze(-1)
     return opening, opening.sigmoid()[..., None] * gathered
@@ -70,7 +70,7 @@ def selected(
     gate: Float[Tensor, "n d"],
     down: Float[Tensor, "n d m s"],
 ) -> Float[Tensor, "n b t m s"]:
-    """Residuals on their way down to each site; zero but for the concept with the largest gate at that token."""
+    """Residuals after the down projection of each site; zero except for the concept with the largest gate at that token."""
     opening, residual = gated(rows[None], query, key, gate)
     first = one_hot(opening.argmax(0), len(gate)).movedim(-1, 0).to(residual.dtype)
     return torch.einsum("nbt,nbtd,ndms->nbtms", first, residual, down)
@@ -78,10 +78,10 @@ def selected(
 
 @dataclass(frozen=True)
 class Sites:
-    """Every key and value of a model's cross-attention, side by side, and what gates that learn do there.
+    """Key and value projections of all cross-attention layers as one tensor, and the training of gates on them.
 
-    The leaves are a branch's tensors, but for `up` (n m s k), in units of a site's outputs and filled up with zeros to the widest
-    site; without `key` the query is the key.
+    The leaves are a branch's tensors, except `up` (n m s k), which is in units of a site's outputs and padded with zeros to the widest
+    site; without `key`, the query is also the key.
     """
 
     widths: dict[str, int]
@@ -89,25 +89,25 @@ class Sites:
 
     @classmethod
     def of(cls, base: Denoiser) -> "Sites":
-        """Of a denoiser."""
+        """The sites of a denoiser."""
         weights = {name.removesuffix(".weight"): w.float() for name, w in base.params("xattn.kv").items()}
         widths = {site: len(w) for site, w in weights.items()}
         return cls(widths, torch.stack([pad(w, (0, 0, 0, max(widths.values()) - len(w))) for w in weights.values()]))
 
     @property
     def even(self) -> Float[Tensor, "m"]:
-        """Weights that make a mean of a sum over channels and sites."""
+        """Weights that turn a sum over channels and sites into a mean."""
         return torch.tensor([1 / width / len(self.widths) for width in self.widths.values()]).to(self.maps)
 
     def leaves(self, n: int, gate_rank: int, site_rank: int, tied: bool, rng: Generator) -> dict[str, Tensor]:
-        """Of n concepts, to begin with: gates half open for every token, and nothing added."""
+        """Initial leaves for n concepts: gates half open for every token, and `up` zero."""
         (m, k, d), names = self.maps.shape, ("query",) if tied else ("query", "key")
         drawn = {name: START * torch.randn(n, d, gate_rank, generator=rng) / d**0.5 for name in names}
         drawn |= {"gate": torch.zeros(n, d), "down": torch.randn(n, d, m, site_rank, generator=rng) / d**0.5}
         return {name: t.to(self.maps) for name, t in drawn.items()} | {"up": self.maps.new_zeros(n, m, site_rank, k)}
 
     def tensors(self, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Leaves as they act: `key` given, `up` in the units of the outputs, still filled up."""
+        """The branch's tensors for these leaves: with `key`, and with `up` in the units of the outputs, still padded."""
         widths = torch.tensor(list(self.widths.values())).to(self.maps)
         unit = GAIN * self.maps.flatten(1).norm(dim=1) / widths.sqrt()
         return {"key": leaves["query"], **leaves, "up": unit[:, None, None] * leaves["up"]}
@@ -119,7 +119,7 @@ class Sites:
         wish: Float[Tensor, "n b t d"] | None,
         scale: Float[Tensor, "m"],
     ) -> Float[Tensor, "n"]:
-        """Σ_l c_l |r D_l U_l - v W_lᵀ|², the mean over tokens: how far what is added is from changing row E to E + v.
+        """Error Σ_l c_l |r D_l U_l - v W_lᵀ|², the mean over tokens: distance of the residual from that of changing row E to E + v.
 
         No key or value is computed: with h = r D and G = U Uᵀ the sum is h G hᵀ - 2 h U W vᵀ + v WᵀW vᵀ.
         """
@@ -135,7 +135,7 @@ class Sites:
         return total.mean(1)
 
     def branch(self, leaves: Mapping[str, Tensor]) -> TokenGates:
-        """What was learnt, without what fills up."""
+        """The branch of the trained leaves, without padding."""
         acting = {name: t.detach().cpu() for name, t in self.tensors(leaves).items()}
         ups = [acting["up"][:, i, :, :width] for i, width in enumerate(self.widths.values())]
         return TokenGates({**acting, "up": torch.cat(ups, -1)}, {"sites": self.widths})

@@ -1,4 +1,4 @@
-"""Membranes: a module of rank 1 for each concept at every layer of the transformers, opened by what a prompt says (SPM's form)."""
+"""Membranes (SPM): a rank-1 adapter for each concept at every layer of the transformers, gated by the prompt's similarity to it."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,22 +21,22 @@ Layer = nn.Linear | nn.Conv2d
 
 
 class Membranes(Branch):
-    """Adds Σ_i γ_i up_i (down_i x) at each site, where γ_i in [0, 1] is how far a prompt opens the membrane of concept i.
+    """Adds Σ_i γ_i up_i (down_i x) at each site, where γ_i in [0, 1] is the gate of concept i for the prompt.
 
-    `tensors` hold "site/down", (n in) or at a convolution (n in kh kw), and "site/up", (n out); `facts` hold each concept's phrases and
-    the gate's rule. By "released" γ multiplies both factors, and those are summed: (Σ_i γ_i up_i) Σ_j γ_j down_j x.
+    `tensors` are "site/down", (n in) or for a convolution (n in kh kw), and "site/up", (n out); `facts` are each concept's phrases and
+    the gate's rule. With the rule "released" γ multiplies both factors, which are summed first: (Σ_i γ_i up_i) Σ_j γ_j down_j x.
     """
 
     @classmethod
     def shut(cls, base: Denoiser, phrases: Sequence[Sequence[str]], rule: Rule, rng: Generator) -> "Membranes":
-        """New membranes, one for each concept's phrases: `up` is 0, so that nothing passes."""
+        """New membranes, one for each concept's phrases; `up` is 0, so they add nothing."""
         n, tensors = len(phrases), {}
         for site, layer in sites(base).items():
             out, *given = layer.weight.shape
             tensors[f"{site}/down"] = torch.randn(n, *given, generator=rng) / layer.weight[0].numel() ** 0.5
             tensors[f"{site}/up"] = torch.zeros(n, out)
-        said = [[" ".join(words.lower().split()) for words in p] for p in phrases]  # as the tokenizer reads them
-        return cls(tensors, {"phrases": said, "gate": rule})
+        plain = [[" ".join(phrase.lower().split()) for phrase in p] for p in phrases]  # as the tokenizer reads them
+        return cls(tensors, {"phrases": plain, "gate": rule})
 
     @override
     def additions(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
@@ -44,7 +44,7 @@ class Membranes(Branch):
         return lambda cond: self._added(layers, opens(cond))
 
     def opener(self, base: Denoiser) -> Callable[[Float[Tensor, "b n"]], BoundBranch]:
-        """Beside `base`, as far open as it is told, whatever the prompts: for training, which decides that itself."""
+        """A function from given gates (b n) to the bound branch, for training: the prompts do not set the gates."""
         layers = self._layers(base)
         return lambda gamma: BoundBranch(lambda cond: self._added(layers, gamma), 1.0, "")
 
@@ -86,7 +86,7 @@ def through(
     given: Tensor,
     out: Tensor,
 ) -> Tensor:
-    """What membranes add to a layer's output; a convolution's `down` has that layer's own kernel, stride and padding."""
+    """What membranes add to a layer's output; a convolution's `down` uses the layer's kernel size, stride and padding."""
     into = down.to(given)
     if isinstance(layer, nn.Conv2d):
         passed = F.conv2d(given, into, None, layer.stride, layer.padding, layer.dilation).movedim(1, -1)
@@ -101,11 +101,11 @@ def through(
 
 
 def gate(base: Denoiser, phrases: Sequence[Sequence[str]], rule: Rule) -> Callable[[Cond], Float[Tensor, "b n"]]:
-    """How far prompts open the membrane of each concept: as far as they read like one of its phrases, or have its tokens.
+    """The gate of each concept for prompts: the similarity to one of its phrases, or the share of the phrase's tokens they contain.
 
         γ = max over the concept's phrases c of max(sim(p, c), |tok(p) ∩ tok(c)| / |tok(c)|)
 
-    Rows are flattened, by "centred" less those of "".
+    Embeddings are flattened; the rule "centred" first subtracts those of "".
     """
     said = [base.embed(list(p)) for p in phrases]
     names = [[set(ids) for ids in cond.word_ids()] for cond in said]
@@ -123,7 +123,7 @@ def gate(base: Denoiser, phrases: Sequence[Sequence[str]], rule: Rule) -> Callab
 
 
 def similar(given: Float[Tensor, "b d"], said: Float[Tensor, "p d"], rule: Rule) -> Float[Tensor, "b p"]:
-    """The cosine or, by "centred", its square, and less for what says less: (a·c / |c| max(|a|, |c|))²: the rows of "" have no angle."""
+    """The cosine, or by "centred" (a·c / |c| max(|a|, |c|))², its square, reduced for a shorter a: "" itself has no direction."""
     ours, theirs = given.norm(dim=1)[:, None], said.norm(dim=1)
     if rule == "released":
         return given @ said.T / (ours * theirs)

@@ -1,4 +1,4 @@
-"""What differs between families of text-to-image models, and nowhere else."""
+"""Model families: `family_of` finds the one of a pipeline. All code that differs between families is in this folder."""
 
 from diffusers import DiffusionPipeline
 
@@ -24,16 +24,16 @@ def family_of(pipeline: DiffusionPipeline) -> Family:
     for part in (*family.parts.values(), *family.tokenizers):
         if getattr(pipeline, part) is None:
             raise UsageError(
-                f"model: expected a pipeline with {part}, got one without; concepts, edits and gates are said in words: load it whole"
+                f"model: expected a pipeline with {part}, got one without; efface encodes prompts: load the whole pipeline"
             )
     for name in family.tokenizers:
         tok = getattr(pipeline, name)
         if len(tok) <= len(set(tok.all_special_ids)):  # what transformers makes of a folder without the files
             raise UsageError(
-                f"model: expected a {name} that knows words, got one that knows none; the model's folder lacks {name}/: copy it whole"
+                f"model: expected a {name} with a vocabulary, got one without; the model's folder lacks {name}/: copy it whole"
             )
     if getattr(pipeline, "vae", None) is None:
         raise UsageError(
-            "model: expected a pipeline with vae, got one without; it makes pictures of latents: load it whole"
+            "model: expected a pipeline with vae, got one without; it decodes latents to pictures: load the whole pipeline"
         )
     return family

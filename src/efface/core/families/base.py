@@ -1,4 +1,4 @@
-"""The contract of a family of text-to-image models: everything in which families differ, and nothing else."""
+"""The interface of a model family: everything that differs between families of text-to-image models, and nothing else."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -19,46 +19,46 @@ Rule = Callable[[str, nn.Module], bool]
 
 @dataclass(frozen=True)
 class CrossAttention:
-    """A layer in which places of a picture attend to text rows, and the norm its queries come from."""
+    """A cross-attention layer, from picture positions to token embeddings, and the norm before its queries."""
 
     layer: Attention
     norm: nn.LayerNorm
 
 
 class Family(ABC):
-    """What a `Denoiser` asks about its pipeline. It has no state: each method gets the pipeline, so that copies share it.
+    """The functions through which a `Denoiser` uses its pipeline. It has no state: each method takes the pipeline, so copies share it.
 
-    Parts have our names ("unet", "text"), weights and modules begin with them ("unet.….attn2.to_k.weight").
+    Parts have our names ("unet", "text"), which prefix the names of weights and modules ("unet.….attn2.to_k.weight").
     """
 
-    name: ClassVar[str]  # as people call it
+    name: ClassVar[str]  # for people
     pipelines: ClassVar[tuple[type[DiffusionPipeline], ...]]  # diffusers' classes
-    parts: ClassVar[Mapping[str, str]]  # what an edit can touch: our name -> the pipeline's component
+    parts: ClassVar[Mapping[str, str]]  # networks that an edit can change: our name -> the pipeline's component
     denoiser: ClassVar[str]  # the part that predicts
-    tokenizers: ClassVar[tuple[str, ...]]  # components that read words
+    tokenizers: ClassVar[tuple[str, ...]]  # the pipeline's tokenizer components
     selections: ClassVar[Mapping[str, Rule]]  # by parameter name and the module that owns the parameter
     samplers: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]]  # our name -> diffusers' class and its settings
-    kohya: ClassVar[Mapping[str, str]]  # LoRA names elsewhere: our part -> kohya's prefix
+    kohya: ClassVar[Mapping[str, str]]  # names in kohya's LoRA files: our part -> its prefix
 
     # -- words -----------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def embed(self, pipe: Any, prompts: Sequence[str]) -> Cond:
-        """One batch of prompts as the pipeline itself encodes them, with words, end and padding told apart."""
+        """One batch of prompts, encoded as the pipeline does, with masks for the prompt's tokens, the end and the padding."""
 
     @abstractmethod
     def prompt_batch(self, pipe: Any) -> int:
-        """Prompts that pass the text encoder at once."""
+        """Maximum batch of prompts for the text encoder."""
 
     @abstractmethod
     def common_words(self, pipe: Any, n: int) -> list[str]:
-        """The tokenizer's `n` most frequent words of at least three letters; fewer where it has fewer."""
+        """The tokenizer's `n` most frequent words of at least three letters; fewer if it has fewer."""
 
     # -- where text enters -----------------------------------------------------------------------------------------
 
     @abstractmethod
     def text_readers(self, pipe: Any) -> dict[str, nn.Linear]:
-        """Every layer that reads text rows, by name: a linear map T of the rows is W' = W T of each of them."""
+        """Every layer that reads token embeddings, by name: a linear map T of the embeddings is W' = W T in each of them."""
 
     @abstractmethod
     def cross_attentions(self, pipe: Any) -> dict[str, CrossAttention]:
@@ -66,7 +66,7 @@ class Family(ABC):
 
     @abstractmethod
     def transformers(self, pipe: Any) -> dict[str, nn.Module]:
-        """The denoiser's transformers, in which pictures meet text, by name."""
+        """The denoiser's transformers with cross-attention, by name."""
 
     # -- predictions and pictures ----------------------------------------------------------------------------------
 
@@ -79,14 +79,14 @@ class Family(ABC):
         cond: Cond,
         reads: Bool[Tensor, "b n"] | None,
     ) -> Float[Tensor, "b c h w"]:
-        """The native output; `reads` says which rows each prompt attends to, None all."""
+        """The native output; `reads` is true at the positions that each prompt attends to, None means all."""
 
     @abstractmethod
     def schedule(self, pipe: Any) -> Schedule:
-        """The noise levels and the kind of prediction.
+        """The noise levels and the prediction type.
 
         Raises:
-            UsageError: a kind this family has not.
+            UsageError: a prediction type that this family does not have.
         """
 
     @abstractmethod
@@ -94,31 +94,31 @@ class Family(ABC):
         """Channels, height and width of one latent.
 
         Raises:
-            UsageError: no part of the pipeline says the size.
+            UsageError: no configuration of the pipeline has the size.
         """
 
     @abstractmethod
     def encode(self, pipe: Any, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
-        """Images in [0, 1] as latents of the scale the denoiser sees (the mean of the posterior)."""
+        """Images in [0, 1] as scaled latents (the mean of the posterior)."""
 
     @abstractmethod
     def decode(self, pipe: Any, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
-        """Latents as images around [0, 1], not clamped."""
+        """Scaled latents as images in [0, 1], not clamped."""
 
     @abstractmethod
     def architecture(self, pipe: Any) -> str:
-        """The name of its architecture in ModelSpec (https://github.com/Stability-AI/ModelSpec)."""
+        """The architecture's name in ModelSpec (https://github.com/Stability-AI/ModelSpec)."""
 
     # -- the same for all ------------------------------------------------------------------------------------------
 
     def modules(self, pipe: Any) -> dict[str, nn.Module]:
-        """What an edit can touch, by our name."""
+        """Networks that an edit can change, by our name."""
         return {ours: getattr(pipe, component) for ours, component in self.parts.items()}
 
     def device(self, pipe: Any) -> torch.device:
-        """Where the denoiser lives."""
+        """Device of the denoiser."""
         return getattr(pipe, self.parts[self.denoiser]).device
 
     def dtype(self, pipe: Any) -> torch.dtype:
-        """What the denoiser computes in."""
+        """Dtype of the denoiser."""
         return getattr(pipe, self.parts[self.denoiser]).dtype

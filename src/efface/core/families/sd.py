@@ -16,10 +16,10 @@ from efface.core.errors import UsageError
 from efface.core.families.base import CrossAttention, Family, Rule
 from efface.core.schedule import Schedule
 
-PROMPTS = 256  # that pass the text encoder at once, at most
+PROMPTS = 256  # maximum batch of prompts for the text encoder
 ACTIVATIONS = 2**25  # numbers in the widest activation of the text encoder, for all prompts of a batch
 
-SAMPLERS = {  # ours to diffusers' class and what it is told besides the model's own noise schedule
+SAMPLERS = {  # our name -> diffusers' class and its settings, in addition to the model's own noise schedule
     "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}),
     "lms": ("LMSDiscreteScheduler", {}),
@@ -66,7 +66,7 @@ class StableDiffusion(Family):
     def embed(self, pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> Cond:
         tok, config = pipe.tokenizer, pipe.text_encoder.config
         texts = pipe.maybe_convert_prompt(list(prompts), tok)  # a textual inversion's word becomes its several tokens
-        length = min(tok.model_max_length, config.max_position_embeddings)  # some tokenizers know no length: 1e30
+        length = min(tok.model_max_length, config.max_position_embeddings)  # some tokenizers have no length: 1e30
         given = tok(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
         # Stable Diffusion 1 pads with the end token, 2 with "!", which is a word as well: the first end token ends the text
         end, at = (given == tok.eos_token_id).int().argmax(1, keepdim=True), torch.arange(length)
@@ -122,12 +122,12 @@ class StableDiffusion(Family):
 
     @override
     def schedule(self, pipe: StableDiffusionPipeline) -> Schedule:
-        with warnings.catch_warnings():  # settings of another sampler that this one does not use are no news
+        with warnings.catch_warnings():  # a warning about settings of another sampler that this one ignores
             warnings.simplefilter("ignore")
             ddim = cast(Any, DDIMScheduler.from_config(pipe.scheduler.config, **SAMPLERS["ddim"][1]))
         if (predicts := ddim.config.prediction_type) not in ("epsilon", "v_prediction"):
             raise UsageError(
-                f"model: expected epsilon or v_prediction, got {predicts!r}; this family is not supported yet"
+                f"model: expected prediction_type epsilon or v_prediction, got {predicts!r}; give another model"
             )
         return Schedule.variance_preserving(ddim.alphas_cumprod.to(pipe.unet.device), predicts)
 
@@ -135,12 +135,12 @@ class StableDiffusion(Family):
     def latent_shape(self, pipe: StableDiffusionPipeline) -> tuple[int, int, int]:
         config, factor = pipe.unet.config, pipe.vae_scale_factor
         size = config.sample_size
-        if size is None:  # not said by the U-Net: what the autoencoder was trained on
+        if size is None:  # the size that the autoencoder was trained on
             pixels = getattr(pipe.vae.config, "sample_size", None)
             if pixels is None:
                 raise UsageError(
-                    "model: expected a size of latents, got sample_size null in the configurations of both unet and vae; "
-                    "write it into unet/config.json, such as 64"
+                    "model: expected a sample_size, got null in the configurations of both unet and vae; "
+                    "write the latents' size into unet/config.json, such as 64"
                 )
             size = [n // factor for n in pixels] if isinstance(pixels, list | tuple) else pixels // factor
         height, width = size if isinstance(size, list | tuple) else (size, size)

@@ -1,1 +1,1 @@
-"""Mathematics that one or two methods need; what many need is in core."""
+"""Mathematics that only one or two methods use; what many use is in core/."""

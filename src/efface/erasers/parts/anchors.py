@@ -1,4 +1,4 @@
-"""Text rows that training on words alone needs: what erased concepts say and shall say, and what shall stay."""
+"""Token embeddings to train on without pictures: of erased concepts, of their targets, and of anchors to preserve (CPE)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from efface.core.prompts import ConceptPrompts, everyday_prompts, kept_prompts
 def concept_rows(
     base: Denoiser, erase: Sequence[Concept]
 ) -> tuple[Float[Tensor, "n p t d"], Float[Tensor, "n p t d"], Int[Tensor, "n"]]:
-    """Rows of the prompts that say each concept, rows of what they shall read as, and how many there are; the rest is filled up."""
+    """Rows of each concept's prompts, rows of their targets, and the number of prompts; padded by repeating prompts."""
     embedded = ConceptPrompts.of(erase).embed(base)
     counts = embedded.owners.bincount()
     first = (counts.cumsum(0) - counts)[:, None]
@@ -32,7 +32,7 @@ def anchor_pool(
     everyday: int,
     near: int,
 ) -> tuple[Float[Tensor, "a t d"], Int[Tensor, "n k"]]:
-    """Rows of "", of what is preserved and of frequent words, and for each concept the places of the `near` nearest to its name."""
+    """Rows of "", of preserved concepts and of frequent words, and for each concept the indices of the `near` nearest to its name."""
     spoken = ConceptPrompts.of((replace(c, target="") for c in erase), subjects=False)  # a target may be an anchor
     texts = dict.fromkeys(["", *kept_prompts(preserve), *everyday_prompts(base, everyday, spoken)])
     pool = base.embed(list(texts)).tokens.float()
@@ -43,7 +43,7 @@ def anchor_pool(
 def mixed(
     pool: Float[Tensor, "a t d"], nearest: Int[Tensor, "n k"], many: int, noise: float, mixup: bool, rng: Generator
 ) -> Float[Tensor, "n b t d"]:
-    """Of each concept `many` anchors, with `noise` of their root mean square, mixed in pairs; and "", the first, as it is."""
+    """`many` anchors for each concept, with `noise` relative to their root mean square, mixed in pairs; and "", unchanged."""
     n, known = nearest.shape
     which = torch.randint(known, (n, many * (1 + mixup)), generator=rng)
     rows = pool[nearest[torch.arange(n)[:, None], which]]

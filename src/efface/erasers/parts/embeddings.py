@@ -1,4 +1,4 @@
-"""Training what a few words stand for, and nothing else."""
+"""Trains the token embeddings of a few words, and no other weights."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ from efface.core.train import Learner
 
 
 class WordTuner(Learner):
-    """What is added to some rows of `student`'s token embedding; the table itself, and every other row, stays."""
+    """Trains an offset of some rows of `student`'s token embedding; the table itself does not change."""
 
     def __init__(self, base: Denoiser, ids: Sequence[int], *, lr: float, rng: Generator | None = None) -> None:
-        """Fork `base`; the rows of the tokens `ids` learn. Read prompts with `student.embed(..., grad=True)`."""
+        """Fork `base` and train the rows of the tokens `ids`. Embed prompts with `student.embed(..., grad=True)`."""
         self.student = base.fork("text.embeddings")
         ((self.name, table),) = self.student.params("text.embeddings").items()
         self.ids, self.known = torch.tensor(sorted(set(ids)), device=table.device), len(table)
@@ -28,14 +28,14 @@ class WordTuner(Learner):
         return out + said.to(out.dtype) @ self.leaves["rows"].to(out)
 
     def edit(self) -> LowRank:
-        """What was learnt: a one in the row of each token, times what is added there."""
+        """The edit: a one-hot row for each token, times its offset."""
         rows = self.leaves["rows"].detach().clone()
         where = nn.functional.one_hot(self.ids.cpu(), self.known).T.float()
         return LowRank({self.name: (where, rows)})
 
 
 def own_words(base: Denoiser, concepts: Sequence[Concept]) -> list[int]:
-    """Token ids of the words that say the concepts and not their targets; of all their words where that leaves none."""
+    """Token ids in the concepts' names that are not in their targets; all ids of a name if that leaves none."""
     ids: set[int] = set()
     for c in concepts:
         said, aimed = _inner(base, c.phrases), _inner(base, [c.target])

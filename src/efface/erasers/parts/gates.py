@@ -1,4 +1,4 @@
-"""Token gates that were trained apart, as one edit (CPE)."""
+"""Merges token gates that were trained separately into one edit (CPE)."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -12,9 +12,9 @@ from efface.core.errors import UsageError
 
 
 def merge(edits: Iterable[Adapter]) -> Adapter:
-    """Gates that were trained apart, as one edit. A stack of them would add up; here a token takes one concept's residual.
+    """Merge gates that were trained separately. A stack of them would add up; here a token gets one concept's residual.
 
-    Smaller ranks are filled up with zeros, which changes nothing.
+    Smaller ranks are padded with zeros, which changes nothing.
 
     Raises:
         UsageError: edits of different models, or none.

@@ -1,4 +1,4 @@
-"""How far a cross-attention's output can move when its keys and values do, from its weights alone (CPE, theorem 1)."""
+"""Lipschitz bounds of a cross-attention's output in its keys and values, from its weights alone (CPE, theorem 1)."""
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -55,12 +55,12 @@ def cross_attention(
 def released(
     to_q: Float[Tensor, "c c"], to_v: Float[Tensor, "c d"], to_out: Float[Tensor, "c c"], length: int
 ) -> tuple[float, float]:
-    """(λ_k, λ_v) as CPE's code has them, without the norms of what comes in."""
+    """(λ_k, λ_v) as in CPE's code, without the norms of the inputs."""
     return _spectral(to_out @ to_v) * _spectral(to_q) / length, _spectral(to_out)
 
 
 def normalised(norm: nn.LayerNorm) -> float:
-    """The largest norm of what leaves a layer norm."""
+    """The largest norm of a layer norm's output."""
     gain, bias = norm.weight.detach(), norm.bias.detach()
     return float(gain.abs().max() * gain.numel() ** 0.5 + bias.norm())
 

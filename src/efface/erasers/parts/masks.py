@@ -1,4 +1,4 @@
-"""Masks of a concept in pictures, from files or from a segmenter that reads words."""
+"""Masks of a concept in pictures, from files or from CLIPSeg, a text-guided segmentation model."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Prompts that read as themselves and a little of other prompts: UCE's closed form with a mixture for its target."""
+"""UCE's closed form with mixtures as targets: a prompt's embeddings plus a share of other prompts' (Debias)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from efface.core.linalg import gain, text_map
 
 @dataclass(frozen=True)
 class Part:
-    """One prompt of a concept: its rows c, the rows a_k that each attribute gives in their place, and their weights."""
+    """One prompt of a concept: its rows c, the rows a_k of the same prompt with each attribute, and their weights."""
 
     concept: int
     rows: Float[Tensor, "n d"]
@@ -24,21 +24,21 @@ class Part:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The closed form, ready for any β. `system` is what `text_map` takes after rows and targets: weights, what stays, λ, its metric."""
+    """The closed form for any β. `system` are `text_map`'s arguments after rows and targets: weights, preserved rows, λ, its metric."""
 
     parts: Sequence[Part]
     system: tuple[Tensor, Tensor, float, Tensor | None]
 
     def of_rows(self, beta: Float[Tensor, "concepts k"]) -> TextMap:
-        """Rows read as c + Σ_k β_k (a_k - c), in every projection."""
+        """Map rows to c + Σ_k β_k (a_k - c), in every projection."""
         c = torch.cat([p.rows for p in self.parts]).double()
         steps = [torch.einsum("k,knd->nd", beta[p.concept].double(), (p.others - p.rows).double()) for p in self.parts]
         return TextMap(*text_map(c, c + torch.cat(steps), *self.system))
 
     def of_outputs(self, base: Denoiser, betas: Float[Tensor, "rounds concepts k"]) -> Delta:
-        """Each projection makes v - Σ_k β_k o of a prompt, with v = o, then v <- v + β_k |v| u_k / |u_k| for each k in turn (as released).
+        """Give each projection the output v - Σ_k β_k o, with v = o, then v <- v + β_k |v| u_k / |u_k| for each k in turn (as released).
 
-        o and u_k are what it made of c and a_k the round before.
+        o and u_k are its outputs for c and a_k in the previous round.
         """
         y = gain(torch.cat([p.rows for p in self.parts]), *self.system)
         deltas = {}
@@ -51,7 +51,7 @@ class Mixture:
 
 
 def _towards(part: Part, beta: Float[Tensor, "k"], w: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
-    """By how much a prompt's outputs move, v - Σ_k β_k o - o, over the rows that differ; norms are over all of them at once."""
+    """Change of a prompt's outputs, v - Σ_k β_k o - o, for the rows that differ; norms are over all of them together."""
     step, differ = torch.zeros(len(part.rows), len(w), dtype=w.dtype), (part.others != part.rows).any(0).any(1)
     o, others = part.rows[differ].double() @ w.T, part.others[:, differ].double() @ w.T
     v = o

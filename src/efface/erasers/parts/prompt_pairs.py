@@ -1,4 +1,4 @@
-"""A concept pairs in many prompts, with words behind it that carry it too, each beside the same words about its target."""
+"""Prompt pairs: a concept in many prompts, each with the same prompt for its target, and the first stage of MACE on them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from efface.core.errors import UsageError
 from efface.core.linalg import gram, text_map
 from efface.core.rows import keep_rows
 
-# {0} the words, {1} the words with their article; the first two are plain, for pictures
+# {0} the name, {1} the name with its article; the first two are plain, for drawing pictures
 MACE_TEMPLATES = {
     "object": (
         "{1}", "a picture of {1}", "{0}", "{1} in the snow", "{1} on a table", "a photo of {1} at night", "{1} in a green field",
@@ -33,7 +33,7 @@ MACE_TEMPLATES = {
 
 @dataclass(frozen=True)
 class PromptPairs:
-    """Prompts that say a concept, the same about its target, where the concept's own words stand, and how many prompts are plain."""
+    """Prompts with a concept, the same prompts with its target, the positions of the concept's tokens, and the number of plain prompts."""
 
     prompts: Cond
     targets: Cond
@@ -42,15 +42,15 @@ class PromptPairs:
 
     @property
     def ends(self) -> Bool[Tensor, "b n"]:
-        """The end tokens, which have read the whole prompt; the padding too where that is the end token (Stable Diffusion 1)."""
+        """The end tokens; also the padding if that is the end token (Stable Diffusion 1)."""
         return self.prompts.end_tokens
 
 
 def prompt_pairs(base: Denoiser, concept: Concept) -> PromptPairs:
-    """A concept in all templates of its kind that leave the text encoder a place of padding; with no target, what is left of them.
+    """A concept in all templates of its kind that leave a padding token; without a target, the pair is the template without a name.
 
     Raises:
-        UsageError: none does.
+        UsageError: no template does.
     """
     templates = MACE_TEMPLATES.get(concept.kind, MACE_TEMPLATES["object"])
     target = (concept.target, article(concept.target)) if concept.target.strip() else ("", "")
@@ -61,7 +61,7 @@ def prompt_pairs(base: Denoiser, concept: Concept) -> PromptPairs:
     fits = (~prompts.full & ~targets.full).nonzero()[:, 0]
     if not len(fits):
         raise UsageError(
-            f"concept: expected words that the text encoder has room for, got {concept.name!r}; give a shorter name"
+            f"concept: expected a name that fits the text encoder's length, got {concept.name!r}; give a shorter name"
         )
     plain = int((fits < 2 * len(concept.phrases)).sum())
     return PromptPairs(
@@ -70,7 +70,7 @@ def prompt_pairs(base: Denoiser, concept: Concept) -> PromptPairs:
 
 
 def moment(cond: Cond) -> Float[Tensor, "d d"]:
-    """Σ e eᵀ over all rows of a concept's prompts, a mean over prompts; the padding of each counts as one row."""
+    """Second moment Σ e eᵀ over all rows of a concept's prompts, the mean over prompts; the padding of each counts as one row."""
     rows, weights = keep_rows(cond.cpu(), "content")
     return gram(rows, weights / len(cond))
 
@@ -78,9 +78,9 @@ def moment(cond: Cond) -> Float[Tensor, "d d"]:
 def refine(
     pairs: Sequence[PromptPairs], kept: Float[Tensor, "d d"], prior: Float[Tensor, "d d"]
 ) -> tuple[Float[Tensor, "d r"], Float[Tensor, "d r"]]:
-    """Factors (left, right) of I + left rightᵀ, under which words beside each concept read as beside its target: MACE, eq. 1.
+    """Factors (left, right) of I + left rightᵀ, which maps tokens near a concept to the same tokens near its target (MACE, eq. 1).
 
-    Each concept weighs as much as one prompt; `kept` and `prior` are second moments of what shall stay.
+    Each concept weighs as much as one prompt; `kept` and `prior` are second moments of preserved rows.
     """
     shares = [1 / len(t.own) for t in pairs for _ in t.own]
     every = [(t.prompts[[i]].cpu(), t.targets[[i]].cpu()) for t in pairs for i in range(len(t.own))]
@@ -94,10 +94,10 @@ def refine(
 
 
 def co_occurring(source: Cond, goal: Cond) -> tuple[Float[Tensor, "r d"], Float[Tensor, "r d"], Float[Tensor, "p d"]]:
-    """Rows of one prompt that co-occur with its concept, and the rows of `goal` they shall read as; and those before the concept.
+    """Rows of one prompt that co-occur with its concept, their target rows in `goal`, and the rows before the concept.
 
-    Words behind the concept are those that end both prompts, to the end token; then the padding as its mean. What begins both
-    prompts has not read the concept and shall stay. The concept's own words are in neither.
+    The first are the common end of both prompts, up to the end token, then the mean of the padding. The last are the common start
+    of both prompts: these do not depend on the concept, and stay. The concept's own tokens are in neither.
     """
     a, b = (c.ids[0, : int(c.end) + 1].tolist() for c in (source, goal))
     most = min(len(a), len(b))

@@ -1,6 +1,6 @@
-"""A search over words for the one that answers a question best: candidates, a Gumbel softmax over them, and what was found when.
+"""Adversarial search over a vocabulary (AP, AGE): candidate words, a Gumbel softmax over them, and a record of what was found.
 
-A word is said wherever the concept is ("a picture of a lion" for "a picture of a tiger"), so every prompt has a table of its own.
+A word replaces the concept in its prompts ("a picture of a lion" for "a picture of a tiger"): every prompt has its own table of rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,15 +21,15 @@ from efface.core.files import read_text
 from efface.core.prompts import ConceptPrompts
 from efface.core.train import Learner
 
-FREQUENT = 3000  # words of the text encoder's own that are looked at: the paper's list of English words is as long
-MARKS = 50  # times at which shares are kept
-SHOWN = 8  # words whose shares an edit's header keeps, for each concept
+FREQUENT = 3000  # words of the tokenizer in the default vocabulary, as many as in the paper's list of English words
+MARKS = 50  # number of steps at which shares are recorded
+SHOWN = 8  # words for each concept whose shares are saved in the edit's header
 
 ClusterBy = Literal["embedding", "distance"]
 
 
 def listed(vocabulary: str, base: Denoiser) -> list[str]:
-    """Words of a .txt file with one a line, of a list with commas, or the text encoder's frequent ones where nothing is given.
+    """The words of a .txt file with one a line, of a list with commas, or the tokenizer's frequent words if none are given.
 
     Raises:
         UsageError: no such file.
@@ -56,36 +56,36 @@ def candidates(
     picks: int,
     cluster_by: ClusterBy,
 ) -> tuple[list[str], Bool[Tensor, "e n"]]:
-    """Words, and which of them are candidates for which concept: never one that reads like what is erased.
+    """Words, and which of them are candidates for which concept; words with the tokens of an erased concept are left out.
 
     Args:
-        base: embeds.
-        erase: concepts that look for a word.
-        given: words to choose from.
-        always: words that are candidates of every concept, near or far.
-        closest: how many of those given, by the distance of their flattened text rows to the concept's.
-        picks: how many of the closest.
-        cluster_by: pick medoids of the text rows, or of their distances to the concept alone (as the released code does).
+        base: the model that embeds the words.
+        erase: concepts that search for a word.
+        given: the vocabulary.
+        always: words that are candidates for every concept at any distance.
+        closest: number of vocabulary words to take, by distance of their flattened embeddings to the concept's.
+        picks: number of these to keep, by k-medoids.
+        cluster_by: cluster the embeddings, or only their distances to the concept (as the released code does).
 
     Raises:
         UsageError: no word is left.
     """
     words = [w for w in dict.fromkeys(map(_plain, [*always, *given])) if w]
     names, ids, parts = _flat(base.embed([c.name for c in erase])), [], []
-    for i in range(0, len(words), 256):  # the rows of all at once would be a gigabyte of Stable Diffusion's
+    for i in range(0, len(words), 256):  # all at once would take a gigabyte for Stable Diffusion
         cond = base.embed(words[i : i + 256])
         ids += map(tuple, cond.ids.tolist())
         parts.append(torch.cdist(names, _flat(cond)))
     taken = {tuple(row) for row in base.embed([_plain(p) for c in erase for p in c.phrases]).ids.tolist()}
     first = sorted(
-        {read: i for i, read in reversed([*enumerate(ids)]) if read not in taken}.values()
-    )  # of those that read alike
+        {row: i for i, row in reversed([*enumerate(ids)]) if row not in taken}.values()
+    )  # the first of those with equal tokens
     if not first:
         raise UsageError(
             "vocabulary: expected words that are not erased themselves, got none; give words, a file of words, or '' for the model's own"
         )
-    words, told = [words[i] for i in first], set(map(_plain, always))
-    allowed = torch.tensor([[w in told for w in words]] * len(erase))
+    words, fixed = [words[i] for i in first], set(map(_plain, always))
+    allowed = torch.tensor([[w in fixed for w in words]] * len(erase))
     apart = torch.cat(parts, dim=1)[:, first].masked_fill(allowed, torch.inf)
     for row, away in zip(allowed, apart, strict=True):
         near = away.argsort(stable=True)[: min(closest, int(away.isfinite().sum()))]
@@ -98,16 +98,16 @@ def candidates(
 
 
 def medoids(points: Float[Tensor, "n d"], k: int) -> Int[Tensor, "k"]:
-    """`k` of the points that stand for all: k-medoids, started from the first point and always the farthest from those so far."""
+    """k-medoids: the indices of `k` points; starts with the first point, then always the farthest from those so far."""
     if k >= len(points):
         return torch.arange(len(points))
     apart = torch.cdist(points, points).fill_diagonal_(0.0)
     chosen = torch.tensor([0])
     while len(chosen) < k:
         chosen = torch.cat([chosen, apart[:, chosen].amin(1).index_fill(0, chosen, -1.0).argmax()[None]])
-    for _ in range(100):  # it comes to rest much sooner; ties could make it go round
+    for _ in range(100):  # it converges much sooner; ties could make it cycle
         owner = apart[:, chosen].argmin(1)
-        owner[chosen] = torch.arange(k)  # also of a point that another one equals
+        owner[chosen] = torch.arange(k)  # even if another point is equal
         among = [(owner == i).nonzero()[:, 0] for i in range(k)]
         moved = torch.stack([m[apart[m][:, m].sum(1).argmin()] for m in among])
         if torch.equal(moved, chosen):
@@ -124,7 +124,7 @@ def gumbel(shape: tuple[int, ...], rng: Generator) -> Tensor:
 def choice(
     logits: Float[Tensor, "b n"], noise: Float[Tensor, "b n"], temperature: float, hard: bool, top: int
 ) -> Float[Tensor, "b n"]:
-    """Weights of words: softmax((l + g)/τ); hard is the foremost word alone with the soft gradient, soft the `top` words together."""
+    """Weights of words: softmax((l + g)/τ); hard is the most likely word alone with the soft gradient, soft the `top` words together."""
     soft = ((logits + noise) / temperature).softmax(1)
     if hard:
         return torch.zeros_like(soft).scatter(1, soft.argmax(1, keepdim=True), 1.0) + (soft - soft.detach())
@@ -133,7 +133,7 @@ def choice(
 
 
 class Search(Learner):
-    """Logits over words for each concept to erase; what they were is kept along the way, in the checkpoint as well."""
+    """Trainable logits over words for each erased concept, and a record of their shares over the training, saved in checkpoints."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class Search(Learner):
         top: int,
         templates: bool,
     ) -> None:
-        """Every candidate starts as likely as any other. `steps` of the whole training, `templates` as in `ConceptPrompts.of`."""
+        """Start with equal logits. `steps` is the length of the training; `templates` as in `ConceptPrompts.of`."""
         super().__init__({"logits": torch.zeros(len(erase), len(words))}, lr=lr)
         self.erase, self.words, self.barred = (
             tuple(erase),
@@ -158,26 +158,26 @@ class Search(Learner):
         )
         self.temperature, self.hard, self.top = temperature, hard, top
         self.owner = ConceptPrompts.of(erase, templates).owners  # of each prompt of the concepts
-        self.tables, self.table = [], []  # rows of all words in one template, and which of these tables a prompt has
+        self.tables, self.table = [], []  # rows of all words in one template, and the index of each prompt's table
         for i, concept in enumerate(erase):
-            said = ConceptPrompts.of([Concept(w, kind=concept.kind) for w in words], templates).prompts
-            first, count = len(self.tables), len(said) // len(words)
-            self.tables += [base.embed(said[k::count]) for k in range(count)]
+            prompts = ConceptPrompts.of([Concept(w, kind=concept.kind) for w in words], templates).prompts
+            first, count = len(self.tables), len(prompts) // len(words)
+            self.tables += [base.embed(prompts[k::count]) for k in range(count)]
             self.table += [first + p % count for p in range(self.owner.count(i))]
         self.marks = [*range(0, steps, max(1, -(-steps // MARKS))), steps]
         self.trace = torch.zeros(len(self.marks) - 1, len(erase), len(words))
 
     @property
     def shares(self) -> Float[Tensor, "e n"]:
-        """How likely each word is to be the foremost: softmax(l), whatever the temperature."""
+        """The probability of each word: softmax(l), without temperature."""
         return (self.leaves["logits"].detach() + self.barred).softmax(1)
 
     def noise(self, batch: int, rng: Generator) -> Float[Tensor, "b n"]:
-        """Gumbel noise for as many draws."""
+        """Gumbel noise for `batch` draws."""
         return gumbel((batch, len(self.words)), rng)
 
     def found(self, picked: Int[Tensor, "b"], noise: Float[Tensor, "b n"]) -> Cond:
-        """The words found for these prompts, said as the prompts say their concepts; gradients reach the logits."""
+        """The found words in the templates of these prompts; gradients reach the logits."""
         logits = (self.leaves["logits"] + self.barred)[[self.owner[p] for p in picked.tolist()]]
         weights = choice(logits, noise, self.temperature, self.hard, self.top)
         tables = [self.tables[self.table[p]] for p in picked.tolist()]
@@ -188,17 +188,17 @@ class Search(Learner):
         return replace(Cond.cat(foremost), tokens=torch.stack(tokens))
 
     def ascend(self, value: Tensor) -> None:
-        """One Adam step of the logits towards more of `value`, whose graph stays for the weights' own step."""
+        """One Adam step of the logits that increases `value`; its graph is kept for the weights' step."""
         (g,) = torch.autograd.grad(value, [self.leaves["logits"]], retain_graph=True)
         self.descend({"logits": -g})
 
     def note(self, step: int) -> None:
-        """Keep the shares that a step starts from."""
+        """Record the shares at the start of a step."""
         if step in self.marks:
             self.trace[self.marks.index(step)] = self.shares
 
     def notes(self) -> dict[str, Any]:
-        """Shares over time of the words that were foremost at some time, for each concept, as JSON."""
+        """For each concept the shares over time of the words with the largest shares, as JSON."""
         trace, out = torch.cat([self.trace, self.shares[None]]), {}
         for i, concept in enumerate(self.erase):
             best = trace[:, i].amax(0).argsort(descending=True, stable=True)[:SHOWN].tolist()
@@ -229,10 +229,10 @@ def walks(
     steps: int,
     guidance: float,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-    """As `walk`, with a second latent beside each: of the word found for its prompt, from the same start noise at the same level.
+    """As `walk`, with a second latent for each: that of the found word for its prompt, from the same initial noise at the same level.
 
-    Gives latents of concepts, latents of words, levels, prompts, and the Gumbel noise that found the words: it stays for as long as
-    their trajectories do.
+    Yields latents of concepts, latents of words, levels, prompt indices, and the Gumbel noise of the found words, which does not
+    change within a trajectory.
     """
     levels, row = model.timesteps(steps), torch.arange(batch)
     while True:

@@ -31,7 +31,7 @@ def detector(name: str, labels: Sequence[str] = ()) -> Detector:
 
     Args:
         name: one of `TABLE`, its capitals replaced by a place.
-        labels: what CLIP is to choose among; the others have their own.
+        labels: labels for CLIP to choose from; the other detectors have their own.
 
     Raises:
         UsageError: no such name, or it cannot be opened.

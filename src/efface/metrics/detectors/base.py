@@ -1,4 +1,4 @@
-"""What every detector shares: the protocol, batches that never change a bit, ranked labels, ids made of weights."""
+"""Shared code of detectors: the protocol, batching that does not change results, ranked labels, ids from weights."""
 
 import hashlib
 import re
@@ -19,7 +19,7 @@ Ranked = list[tuple[str, float]]
 
 @runtime_checkable
 class Detector(Protocol):
-    """What judges pictures. `id` names it with its weights: scores of different ids are never mixed."""
+    """A classifier or detector of pictures. `id` identifies it with its weights: scores of different ids are never mixed."""
 
     id: str
 
@@ -29,7 +29,7 @@ class Detector(Protocol):
 
 
 def sixteens(net: Callable[[Tensor], Tensor], x: Float[Tensor, "b ..."]) -> Float[Tensor, "b out"]:
-    """`net` on sixteen rows at a time, the last one repeated to fill up: so that the rest never matters to a bit."""
+    """Run `net` on batches of exactly sixteen rows, padded with the last row, so that a row's result does not depend on the others."""
     full = torch.cat([x, x[-1:].expand(-len(x) % BATCH, *[-1] * (x.ndim - 1))])
     return torch.cat([net(part) for part in full.split(BATCH)])[: len(x)]
 
@@ -66,21 +66,21 @@ def folder_of(name: str) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "model*.safetensors"]))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             raise UsageError(
-                f"detector: {name!r} is no folder and cannot be had from the Hub; give a folder or check the name"
+                f"detector: {name!r} is not a folder and cannot be loaded from the Hub; give a folder or check the name"
             ) from error
     if not (folder / "config.json").is_file():
         raise UsageError(
-            f"detector: {name!r} is no transformers folder (no config.json in it); give one, or owner/name"
+            f"detector: expected a transformers folder, got {name!r} without config.json; give one, or owner/name"
         )
     if not weights_of(folder):
         raise UsageError(
-            f"detector: {name!r} holds no model.safetensors; save it with save_pretrained and give that folder"
+            f"detector: expected model.safetensors in {name!r}, got none; save the model with save_pretrained and give that folder"
         )
     return folder
 
 
 def title(name: str, folder: Path) -> str:
-    """What an id calls a model: its Hub name, or the last part of a local folder's path."""
+    """The name of a model in an id: its Hub name, or the last part of a local folder's path."""
     return folder.name if Path(name).is_dir() else name
 
 
@@ -95,7 +95,7 @@ def version(folder: Path) -> str:
 
 
 def processor(folder: Path) -> Any:
-    """The model's own picture processor, None where the folder has none; PIL's, so that torchvision changes no bit."""
+    """The model's own image processor, None if the folder has none; the PIL version, so results do not depend on torchvision."""
     if not _recipes(folder):
         return None
     from transformers import AutoImageProcessor

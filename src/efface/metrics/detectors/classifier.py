@@ -68,7 +68,7 @@ class Classifier:
         return sixteens(lambda part: self.net(part).logits, self.prepare(pictures))
 
     def prepare(self, pictures: list[np.ndarray]) -> Float[Tensor, "b 3 h w"]:
-        """Pictures as the network reads them."""
+        """Pictures preprocessed for the network."""
         if self.process is None:
             return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
         return prepared(pictures, self.process)
@@ -78,7 +78,7 @@ class Classifier:
         return ranked(self.logits(pictures).softmax(1), self.labels, k)
 
     def rank(self, pictures: list[np.ndarray], labels: list[str]) -> list[dict[str, Any]]:
-        """For each picture the place of its own label (1 = best guess) and what was seen first."""
+        """For each picture the rank of its own label (1 = best guess) and the detector's best guess."""
         logits = self.logits(pictures)
         index = torch.tensor([self.labels.index(label) for label in labels])
         place = (logits > logits.gather(1, index[:, None])).sum(1) + 1

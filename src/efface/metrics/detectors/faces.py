@@ -1,4 +1,4 @@
-"""Who is in a picture, by reference pictures: the angle between face embeddings, no fixed list of people."""
+"""Face recognition by reference pictures: the cosine between face embeddings, for any people."""
 
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -14,7 +14,7 @@ KINDS = (".png", ".jpg", ".jpeg", ".webp")
 
 @runtime_checkable
 class Embedder(Protocol):
-    """What finds faces and turns them into vectors. `id` names it with its weights, `same` is the cosine that makes one person."""
+    """Finds faces and embeds them. `id` identifies it with its weights; faces with a cosine above `same` are one person."""
 
     id: str
     same: float
@@ -51,7 +51,7 @@ class OpenCV:
             self.embedder = cv2.FaceRecognizerSF.create(str(files[1]), "")
         except cv2.error as error:
             raise UsageError(
-                f"detector: OpenCV cannot open the networks in {folder}: {error.err}; fetch them anew"
+                f"detector: OpenCV cannot open the networks in {folder}: {error.err}; download them again"
             ) from error
         self.id = f"sface-{digest(f.read_bytes() for f in files)}"
 
@@ -85,7 +85,7 @@ class Faces:
         people = {sub.name: _pictures(sub) for sub in sorted(root.glob("*")) if sub.is_dir()}
         if not people:
             raise UsageError(
-                f"detector: {folder!r} holds no people; give a folder with a sub-folder of pictures for each person"
+                f"detector: expected people in {folder!r}, got none; give a folder with a sub-folder of pictures for each person"
             )
         self.embed = embed or OpenCV(root)
         self.people = {
@@ -103,7 +103,7 @@ class Faces:
 
         faces = self.embed(np.asarray(Image.open(file).convert("RGB")))
         if len(faces) != 1:
-            raise UsageError(f"detector: expected one face in {file}, found {len(faces)}; crop it or take it away")
+            raise UsageError(f"detector: expected one face in {file}, found {len(faces)}; crop or remove it")
         return _unit(faces[0])
 
 
@@ -119,7 +119,7 @@ def recognise(faces: list[np.ndarray], people: dict[str, np.ndarray], same: floa
 def _pictures(folder: Path) -> list[Path]:
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in KINDS)
     if not files:
-        raise UsageError(f"detector: {folder} holds no pictures; add some or take the folder away")
+        raise UsageError(f"detector: expected pictures in {folder}, got none; add some or remove the folder")
     return files
 
 

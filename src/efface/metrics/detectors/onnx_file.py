@@ -1,4 +1,4 @@
-"""A classifier in one ONNX file, from whatever it was trained with."""
+"""A classifier in an ONNX file, from any training framework."""
 
 from pathlib import Path
 
@@ -31,12 +31,12 @@ class OnnxFile:
 
         path = Path(file)
         if not path.is_file():
-            raise UsageError(f"detector: {file!r} is no file; give an ONNX file")
+            raise UsageError(f"detector: expected an ONNX file, got {file!r}, which does not exist; give its path")
         weights = path.read_bytes()
         try:
             self.session = onnxruntime.InferenceSession(weights, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class for each cause and no common one
-            raise UsageError(f"detector: {file!r} cannot be opened as ONNX: {error}; export it anew") from error
+            raise UsageError(f"detector: {file!r} cannot be opened as ONNX: {error}; export it again") from error
         extra = self.session.get_modelmeta().custom_metadata_map
         labels_file = path.with_suffix(".txt")
         text = labels_file.read_text(encoding="utf-8") if labels_file.is_file() else extra.get("labels", "")
@@ -60,7 +60,7 @@ class OnnxFile:
         self.id = f"onnx-{path.stem}-{digest([weights, text.encode()])}"
 
     def logits(self, pictures: list[np.ndarray]) -> Float[Tensor, "b labels"]:
-        """Scores of uint8 pictures (H W 3); always the same number at a time, so that the rest never matters to a bit."""
+        """Scores of uint8 pictures (H W 3), in batches of fixed size, so that a picture's scores do not depend on the others."""
         x = np.stack([self._prepared(p) for p in pictures])
         full = np.concatenate([x, x[-1:].repeat(-len(x) % self.batch, 0)])
         parts = [full[i : i + self.batch] for i in range(0, len(full), self.batch)]

@@ -1,4 +1,4 @@
-"""A thing and its style at once, by Moji's two classifiers: which combinations an edit took away."""
+"""Classifies combinations of object and style, by Moji's two classifiers."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from efface.metrics.detectors.classifier import Classifier
 
 
 class Pair:
-    """Labels are "tiger in noto style"; the score is p(thing) p(style), as if what is drawn told nothing of how."""
+    """Labels are "tiger in noto style"; the score is p(object) p(style), as if the two were independent."""
 
     def __init__(self) -> None:
         """Load both classifiers."""

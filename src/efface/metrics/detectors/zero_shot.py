@@ -36,7 +36,7 @@ class ZeroShot:
 
         if len(labels) < 2 or len(set(labels)) < len(labels):
             raise UsageError(
-                f"detector: CLIP tells two or more different labels apart, got {list(labels)}; give the concept and what else it could be"
+                f"detector: expected two or more different labels for CLIP, got {list(labels)}; give the concept and alternatives"
             )
         folder = folder_of(name)
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
@@ -46,8 +46,8 @@ class ZeroShot:
                 f"detector: expected a CLIP model with preprocessor_config.json, got {kind!r} in {name!r}; give a CLIP folder"
             )
         self.labels = list(labels)
-        asked = digest([json.dumps([self.labels, template]).encode()])
-        self.id = f"clip-{title(name, folder)}-{version(folder)}-{asked}"
+        prompts = digest([json.dumps([self.labels, template]).encode()])
+        self.id = f"clip-{title(name, folder)}-{version(folder)}-{prompts}"
         self.net: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
         tokens = AutoTokenizer.from_pretrained(folder)(
             [template.format(label) for label in self.labels],
