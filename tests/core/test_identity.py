@@ -150,6 +150,18 @@ def test_weights_that_another_edit_changed_are_other_weights() -> None:
         edit.require(Delta(small)(base))
 
 
+@torch.no_grad()
+def test_a_change_of_a_hundredth_is_more_than_the_rounding_of_bfloat16() -> None:
+    base, tuned = tiny(), tiny()
+    rng = torch.Generator().manual_seed(0)
+    for part in tuned.modules().values():
+        for p in part.parameters():
+            noise = torch.randn(p.shape, generator=rng)
+            p += 0.015 * p.norm() / noise.norm() * noise
+    narrow = Denoiser(tuned.pipeline.to(dtype=torch.bfloat16))
+    assert not signature(base.modules()).fits(narrow.signature)
+
+
 def test_another_autoencoder_is_another_model_that_the_edit_fits() -> None:
     base = tiny()
     edit, other = UCE().fit(base, "tiger"), tiny()
