@@ -107,7 +107,7 @@ class Debias(Eraser):
             parts.append(Part(owner, rows, torch.stack([g[: len(rows)] for _, g, _ in pairs]), weights))
         rows, weights = torch.cat([p.rows for p in parts]), torch.cat([p.weights for p in parts])
         kept = uce.preserved(base, preserve, self.keep_empty)
-        return Mixture(parts, uce.system(rows, weights, kept, uce.held(base, *prompts)))
+        return Mixture(parts, uce.system(rows, weights, kept, uce.everyday_words(base, *prompts)))
 
     def desired(self, attributes: Sequence[str]) -> Tensor:
         """The share of each attribute, adding up to 1."""
