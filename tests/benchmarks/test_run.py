@@ -220,9 +220,9 @@ def test_a_sampler_that_cannot_be_is_told_at_once_and_no_cell_is_an_error(base: 
 
 
 def test_a_picture_that_is_not_finite_is_no_picture(base: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode = Denoiser.decode
+    decode = Denoiser._decoded
     monkeypatch.setattr(
-        Denoiser, "decode", lambda self, z: decode(self, z) * torch.tensor([1, torch.nan]).view(2, 1, 1, 1)
+        Denoiser, "_decoded", lambda self, z: decode(self, z) * torch.tensor([1, torch.nan]).view(2, 1, 1, 1)
     )
     with pytest.raises(EffaceError, match="1 of 2 pictures came out as NaN"):
         base.images(["a tiger"] * 2, [0, 1], steps=2)
@@ -232,7 +232,7 @@ def test_one_infinite_picture_is_an_error_and_its_neighbours_keep_their_bits(
     base: Denoiser, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edits, wanted = setting(base)
-    bad, decode, sample = wanted["uce"][3], Denoiser.decode, Denoiser.sample
+    bad, decode, sample = wanted["uce"][3], Denoiser._decoded, Denoiser.sample
 
     def broken(self: Denoiser, z: torch.Tensor) -> torch.Tensor:
         found = decode(self, z)
@@ -247,7 +247,7 @@ def test_one_infinite_picture_is_an_error_and_its_neighbours_keep_their_bits(
         return made
 
     monkeypatch.setattr(Denoiser, "sample", sampled)
-    monkeypatch.setattr(Denoiser, "decode", broken)
+    monkeypatch.setattr(Denoiser, "_decoded", broken)
     store = Store(tmp_path / "s")
     draw(store, base, edits, {"uce": wanted["uce"]}, Log())
     (failure,) = store.failures()

@@ -112,7 +112,7 @@ class RECE(Eraser):
         t = whole((first.left.double(), first.right.double()))
         c, g, p = (cond.tokens.flatten(0, 1).double() for cond in (erased, targets, self.repeated(kept, len(erased))))
         a, k = torch.full_like(c[:, 0], self.erase_scale), gram(p, torch.full_like(p[:, 0], self.preserve_scale))
-        for _ in range(self.rounds):
+        for _ in range(self.rounds * bool((c != g).any())):  # a concept equal to its target cannot come back
             z = adversary(t, s, c, limit)
             if self.enough and share(t, s, z, c, g, a) <= self.enough:
                 break
