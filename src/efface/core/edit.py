@@ -498,7 +498,7 @@ class Stack(Edit):
         locks = [e.lock for e in self.edits if isinstance(e, Keyed)]
         if key.lock not in locks:
             raise UsageError(
-                f"key: made for edit {key.lock}, this stack holds {', '.join(locks) or 'none with a key'}; give another key"
+                f"key: made for edit {key.lock}, this stack has {', '.join(locks) or 'no edit with a key'}; give another key"
             )
         return Stack(
             [e.unlocked(key) if isinstance(e, Keyed) and e.lock == key.lock else e for e in self.edits], self.header

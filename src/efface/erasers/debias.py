@@ -119,7 +119,7 @@ class Debias(Eraser):
         given = self.ratios.split(",") if self.ratios else ["1"] * count
         if len(given) != count or not all(re.fullmatch(r" *\d*\.?\d+ *", r) and float(r) for r in given):
             raise UsageError(
-                f"Debias.ratios: expected a number above 0 for each of {len(attributes)} attributes, got {self.ratios!r}; give 1,1, say"
+                f"Debias.ratios: expected a number above 0 for each of {len(attributes)} attributes, got {self.ratios!r}; give 1,1 or such"
             )
         shares = torch.tensor([float(r) for r in given])
         return shares / shares.sum()
