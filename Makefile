@@ -1,6 +1,6 @@
 # make demo: the main job on Moji, ends in a report.   make test: the tests.   make lint: style and types.
 # make leaderboard: every eraser on Moji, two hours and more; those that claim it also on many at once and one after the other.
-# Killed, it goes on where it stopped.
+# If interrupted, run it again to continue.
 # Each sets itself up: a virtual environment in .venv, installed once and again when pyproject.toml or constraints.txt change.
 
 PYTHON ?= python3
@@ -45,7 +45,7 @@ leaderboard: $(READY)
 	cp leaderboard/many/leaderboard.md docs/leaderboard/many.md
 	cp leaderboard/many/leaderboard.csv docs/leaderboard/many.csv
 
-# Every method at the size of Stable Diffusion 1.4 and 2.1, random weights: an hour and more, 20 GB of memory, 10 GB of disk.
+# Every method at the size of Stable Diffusion 1.4 and 2.1, random weights: over an hour, 20 GB of memory, 10 GB of disk.
 real-size: $(READY)
 	$(BIN)/python benchmarks/real_size.py
 

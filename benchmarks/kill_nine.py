@@ -1,4 +1,4 @@
-"""Does a sweep survive `kill -9`? One undisturbed, one killed again and again, two at once: compared byte for byte.
+"""Checks that a sweep survives `kill -9`: one undisturbed, one killed repeatedly, two at once, compared byte for byte.
 
     .venv/bin/python benchmarks/kill_nine.py [--kills 10] [--methods uce,esd-x] [--concepts tiger,rose] [--size quick]
         [--whole FOLDER STORE] [--fits 2] [--alone]

@@ -1,9 +1,9 @@
-"""Mutants: each listed error in a formula or a released value must turn a test red. A nightly run; `--only uce` for some.
+"""Mutation tests: each listed error in a formula or a released value must make a test fail. A nightly run; `--only uce` for some.
 
     .venv/bin/python benchmarks/mutants.py            # or: make mutants
 
-mutants.toml lists them: a file of src/efface, what stands in it exactly once, what a slip would have made of it, and the tests that
-must notice. Each is tried in a copy of the source, two at once; a mutant that survives is a hole in the tests.
+mutants.toml lists them: a file of src/efface, a text that occurs in it exactly once, its erroneous replacement, and the tests that
+must fail. Each is applied to a copy of the source, two at once; a mutant that survives shows a missing test.
 """
 
 import argparse
@@ -20,14 +20,14 @@ ROOT = Path(__file__).parent.parent
 
 
 def tried(mutant: dict[str, str]) -> str:
-    """What came of one: "red", "SURVIVED" or why it cannot be tried."""
+    """Run a mutant's tests: "red" (a test failed), "SURVIVED" (none did), or why it could not be run."""
     with tempfile.TemporaryDirectory() as place:
         source = Path(place) / "src"
         shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
         file = source / "efface" / mutant["file"]
         text = file.read_text(encoding="utf-8")
         if (times := text.count(mutant["old"])) != 1:
-            return f"STALE: {mutant['old']!r} stands {times} times in {mutant['file']}; mend mutants.toml"
+            return f"STALE: {mutant['old']!r} occurs {times} times in {mutant['file']}; correct mutants.toml"
         file.write_text(text.replace(mutant["old"], mutant["new"]), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutant["tests"].split()]
         done = subprocess.run(
@@ -44,7 +44,7 @@ def tried(mutant: dict[str, str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="those whose file or text contains this")
+    parser.add_argument("--only", default="", help="only mutants whose file or text contains this")
     parser.add_argument("--at-once", type=int, default=2)
     given = parser.parse_args()
     listed = tomllib.loads((ROOT / "benchmarks" / "mutants.toml").read_text(encoding="utf-8"))["mutant"]
@@ -56,7 +56,7 @@ def main() -> None:
             print(f"{i}/{len(wanted)} {verdict}: {mutant['file']}: {mutant['old']} -> {mutant['new']}", flush=True)
     print(
         f"{len(wanted) - bad} of {len(wanted)} mutants turned a test red."
-        + (" The others are holes in the tests." if bad else "")
+        + (" The others show missing tests." if bad else "")
     )
     sys.exit(bool(bad))
 

@@ -1,10 +1,10 @@
 """The command line on models of real size with random weights: every method at its smallest setting, from erase to show.
 
-    .venv/bin/python benchmarks/real_size.py                          # writes docs/real-size.md; killed, it goes on where it stopped
+    .venv/bin/python benchmarks/real_size.py                          # writes docs/real-size.md; if interrupted, run it again to continue
     .venv/bin/python benchmarks/real_size.py --models sd14 --methods uce,esd --pixels 512
 
-The folders hold Stable Diffusion 1.4 and 2.1 (v-prediction) in stock classes: their exact shapes, in float32, with weights that mean
-nothing. What is asked is whether anything breaks, how long it takes and how much memory; each command is a process of its own.
+The folders have Stable Diffusion 1.4 and 2.1 (v-prediction) in stock classes: their exact shapes, in float32, with random weights.
+The script tests whether every command runs, and measures its time and peak memory; each command is a separate process.
 Pictures are small (--pixels), since their size costs time on two cores and breaks nothing that weights do not.
 """
 

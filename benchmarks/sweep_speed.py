@@ -1,4 +1,4 @@
-"""Pictures a second within a sweep (drawn, hashed, written to a store) beside a bare diffusers loop at its best batch size.
+"""Pictures per second of a sweep (drawn, hashed, written to a store) against a bare diffusers loop at its best batch size.
 
     .venv/bin/python benchmarks/sweep_speed.py [--pictures 48] [--rounds 2] [--batches 4,8,16,32]
 

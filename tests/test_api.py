@@ -264,7 +264,9 @@ def test_an_edit_without_a_recipe_is_shown_and_not_measured(folder: Path) -> Non
 
 def test_what_is_shown_is_the_whole_record(folder: Path) -> None:
     one = TextMap(
-        torch.zeros(4, 1), torch.ones(4, 1), Header("UCE", {"ridge": 0.5}, (Concept("tiger", "cat"),), ("lion",))
+        torch.zeros(4, 1),
+        torch.ones(4, 1),
+        Header("UCE", {"ridge": 0.5}, (Concept("tiger", "cat"),), (Concept("lion"),)),
     )
     whole = one + one * 0.5
     whole.save("both.safetensors")

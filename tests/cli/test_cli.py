@@ -215,7 +215,7 @@ def test_lists(capsys):
         (["erase", "tiger", "-m", "uce"], 2, "expected a concept or a --flag, got '-m'"),
         (["erase", "tiger", "--kind", "stile"], 2, "did you mean 'style'"),
         (["erase", "tiger", "--seed", str(2**64)], 2, "--seed"),
-        (["erase", "tiger", "--method", "sld", "--preserve", "lion"], 2, "--preserve: sld takes no list"),
+        (["erase", "tiger", "--method", "sld", "--preserve", "lion"], 2, "--preserve: expected none, since sld"),
         (["erase", "tiger", "--device", "gpu"], 2, "device: cannot use 'gpu'"),
         (["erase", "tiger", "-o", "."], 2, "ends in .safetensors"),
         (["generate", "a [/tiger]", "--edit", "[/none].safetensors"], 2, "[/none].safetensors: no such file"),

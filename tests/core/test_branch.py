@@ -181,6 +181,6 @@ def test_a_pipeline_without_a_text_encoder_is_refused() -> None:
     pipe = pipeline()
     pipe.text_encoder = None
     with pytest.raises(
-        UsageError, match="^model: expected a pipeline with text_encoder, got one without; .* load it whole$"
+        UsageError, match="^model: expected a pipeline with text_encoder, got one without; .* load the whole pipeline$"
     ):
         Denoiser(pipe)

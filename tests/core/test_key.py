@@ -166,7 +166,7 @@ def test_a_stack_in_a_file_is_locked_and_its_keys_lie_beside_it(base: Denoiser, 
     opened = again.unlocked(load_key(tmp_path / "x.1.key.safetensors"))
     assert torch.equal(probe(opened(base), "tiger"), probe(stack(base), "tiger"))
     assert opened.fingerprint == stack.fingerprint
-    with pytest.raises(UsageError, match=r"^key: made for edit no-such, this stack holds \w+, \w+; give another key"):
+    with pytest.raises(UsageError, match=r"^key: made for edit no-such, this stack has \w+, \w+; give another key"):
         again.unlocked(Key({}, {}, "no-such"))
 
 

@@ -62,10 +62,10 @@ def test_no_pictures_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_pictures(tmp_path, 8, "X.pictures")
     sentence = "X.pictures: expected a folder of pictures, {!r} {}; give one with a PNG or JPG file"
-    assert str(caught.value) == sentence.format(str(tmp_path), "holds no pictures")
+    assert str(caught.value) == sentence.format(str(tmp_path), "has no pictures")
     with pytest.raises(UsageError) as caught:
         read_pictures(tmp_path / "notes.txt", 8, "X.pictures")
-    assert str(caught.value) == sentence.format(str(tmp_path / "notes.txt"), "is no folder")
+    assert str(caught.value) == sentence.format(str(tmp_path / "notes.txt"), "is not a folder")
 
 
 @pytest.mark.parametrize("damage", ["text", "cut"])
@@ -75,4 +75,4 @@ def test_a_damaged_picture_is_one_sentence(tmp_path: Path, damage: str) -> None:
     file.write_bytes(b"no picture" if damage == "text" else file.read_bytes()[:2000])
     with pytest.raises(UsageError) as caught:
         read_pictures(tmp_path, 8, "X")
-    assert str(caught.value) == f"X: expected pictures, {file} cannot be read as one; repair it or take it away"
+    assert str(caught.value) == f"X: expected pictures, {file} cannot be read as one; repair or remove it"

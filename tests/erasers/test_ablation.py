@@ -310,7 +310,7 @@ def test_a_memorised_picture_is_forgotten_and_another_is_not(base: Denoiser, tmp
 def test_pictures_that_are_not_there_are_one_sentence(base: Denoiser, tmp_path: Path) -> None:
     method = ConceptAblation(objective="reverse", pictures=str(tmp_path), **SMALL)
     with pytest.raises(
-        UsageError, match=r"^ConceptAblation\.pictures: expected a folder of pictures, .* holds no pictures; give"
+        UsageError, match=r"^ConceptAblation\.pictures: expected a folder of pictures, .* has no pictures; give"
     ):
         method.fit(base, "tiger")
     with pytest.raises(

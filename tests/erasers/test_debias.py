@@ -380,7 +380,7 @@ def test_ratios_are_a_number_for_each_attribute(base: Denoiser, ratios: str) -> 
     with pytest.raises(UsageError) as caught:
         Debias(attributes="red,blue", ratios=ratios, classifier="").fit(base, "tiger")
     assert str(caught.value) == (
-        f"Debias.ratios: expected a number above 0 for each of 2 attributes, got {ratios!r}; give 1,1, say"
+        f"Debias.ratios: expected a number above 0 for each of 2 attributes, got {ratios!r}; give 1,1 or such"
     )
 
 

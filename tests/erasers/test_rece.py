@@ -171,7 +171,7 @@ def test_ours_is_one_problem_over_all_rows_against_the_original_weights(base: De
     limit = 0.5
     lead = [len(text.split()) for text in leads]
     eraser = RECE(rounds=rounds, enough=0.0, erase_scale=1.5, preserve_scale=0.7)
-    t = eraser.anew(*words, seen(base), limit, lead, everyday).numpy()
+    t = eraser.from_original(*words, seen(base), limit, lead, everyday).numpy()
     c, g, a = [], [], []
     for s, d, n in (("tiger", "cat", 0), ("car", "", 0), ("a lion", "a dog", 1)):
         words_c, words_g = len(s.split()), len(d.split())

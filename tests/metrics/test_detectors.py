@@ -82,11 +82,11 @@ def test_an_unknown_name_names_the_known(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("classifier:{}/empty", "no config.json"),
-        ("classifier:nobody/nothing", "no folder and cannot be had from the Hub"),
+        ("classifier:{}/empty", "without config.json"),
+        ("classifier:nobody/nothing", "is not a folder and cannot be loaded from the Hub"),
         ("clip:{}/pickled", "expected model.safetensors in"),
         ("clip:{}/resnet", "expected a CLIP model .*got 'resnet'"),
-        ("onnx:{}/x.onnx", "is no file"),
+        ("onnx:{}/x.onnx", "which does not exist"),
         ("onnx:{}/broken.onnx", "cannot be opened as ONNX"),
         ("faces:{}/empty", "expected people in"),
     ],

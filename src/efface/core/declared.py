@@ -20,7 +20,7 @@ PACKAGE = efface.__name__
 
 @cache
 def declared(module: str, name: str) -> type:
-    """A frozen dataclass with the declarations of class `name` of `module`, and those of its bases in efface; it has no methods."""
+    """A frozen dataclass with the declarations of class `name` of `module` and of its bases in efface, without methods."""
     node = _defined(module, name)
     if not isinstance(node, ast.ClassDef):
         raise TypeError(f"{module}.{name} is not a class")

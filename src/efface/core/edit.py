@@ -234,7 +234,7 @@ class TextMap(Edit):
 
     def __init__(self, left: Float[Tensor, "d r"], right: Float[Tensor, "d r"], header: Header | None = None) -> None:
         """Factors are kept in float32."""
-        self.left, self.right, self.header = held(left), held(right), header or Header("")
+        self.left, self.right, self.header = stored(left), stored(right), header or Header("")
 
     @override
     def changes(self, base: Denoiser) -> dict[str, Tensor]:
@@ -263,7 +263,7 @@ class Delta(Edit):
 
     def __init__(self, deltas: Mapping[str, Tensor], header: Header | None = None) -> None:
         """Keyed by the names of `Denoiser.params`."""
-        self.deltas, self.header = {k: held(v) for k, v in deltas.items()}, header or Header("")
+        self.deltas, self.header = {k: stored(v) for k, v in deltas.items()}, header or Header("")
 
     @override
     def changes(self, base: Denoiser) -> dict[str, Tensor]:
@@ -287,7 +287,7 @@ class LowRank(Edit):
 
     def __init__(self, factors: Mapping[str, tuple[Tensor, Tensor]], header: Header | None = None) -> None:
         """`factors[name]` = (up (out r), down (r in))."""
-        self.factors = {k: (held(up), held(down)) for k, (up, down) in factors.items()}
+        self.factors = {k: (stored(up), stored(down)) for k, (up, down) in factors.items()}
         self.header = header or Header("")
 
     @override
@@ -361,7 +361,7 @@ class Adapter(Edit):
 
     def __init__(self, branch: Branch, header: Header | None = None) -> None:
         """Copies the branch's trained tensors."""
-        tensors = {k: held(t).clone() for k, t in branch.tensors.items()}
+        tensors = {k: stored(t).clone() for k, t in branch.tensors.items()}
         self.branch, self.header = type(branch)(tensors, branch.facts), header or Header("")
 
     @override
@@ -498,7 +498,7 @@ class Stack(Edit):
         locks = [e.lock for e in self.edits if isinstance(e, Keyed)]
         if key.lock not in locks:
             raise UsageError(
-                f"key: made for edit {key.lock}, this stack holds {', '.join(locks) or 'none with a key'}; give another key"
+                f"key: made for edit {key.lock}, this stack has {', '.join(locks) or 'no edit with a key'}; give another key"
             )
         return Stack(
             [e.unlocked(key) if isinstance(e, Keyed) and e.lock == key.lock else e for e in self.edits], self.header
@@ -567,7 +567,7 @@ class Stack(Edit):
         return cls([_build(part, one) for part, one in zip(parts, raw["edits"], strict=True)], header)
 
 
-def held(t: Tensor) -> Tensor:
+def stored(t: Tensor) -> Tensor:
     """A tensor as an edit stores it and as its file is read: float32, detached, contiguous, aligned to 64 bytes.
 
     A matrix product with another layout or alignment may differ in the last bit.

@@ -11,7 +11,7 @@ from efface.core.errors import EffaceError, UsageError
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: a reader sees the old file or the new one.
+    """Call `write` on a temporary file in the folder of `path`, then rename it: a reader sees the old file or the new one.
 
     Raises:
         EffaceError: the folder cannot be made or written, or the disk is full.
@@ -35,10 +35,10 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary folder beside `path`, then rename it.
+    """Call `write` on a temporary folder next to `path`, then rename it.
 
     Raises:
-        UsageError: `path` exists and is no empty folder: nothing of the user's is overwritten.
+        UsageError: `path` exists and is not an empty folder: user files are never overwritten.
         EffaceError: it cannot be written.
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
@@ -60,7 +60,7 @@ def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def writable(path: Path) -> None:
-    """Refuse, before long work, a place where no file can be written.
+    """Refuse, before long work, a path that cannot be written.
 
     Raises:
         UsageError: `path` is a folder.
@@ -92,5 +92,5 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all."""
+    """Write UTF-8 text atomically."""
     replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))

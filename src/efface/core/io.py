@@ -17,7 +17,7 @@ from efface.core.header import KEY, read_header
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Tensors and a JSON header as one safetensors file, whole or not at all."""
+    """Write tensors and a JSON header as one safetensors file, atomically."""
     flat = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
 
     def write(part: Path) -> None:
@@ -28,7 +28,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
 
 
 def write_pipeline(path: Path, pipeline: DiffusionPipeline) -> None:
-    """A pipeline as a diffusers folder, whole or not at all; `path` is new or empty."""
+    """Write a pipeline as a diffusers folder, atomically; `path` is new or empty."""
 
     def write(part: Path) -> None:
         with _disk_errors():
@@ -39,7 +39,7 @@ def write_pipeline(path: Path, pipeline: DiffusionPipeline) -> None:
 
 @contextlib.contextmanager
 def _disk_errors() -> Iterator[None]:
-    """What safetensors calls its own errors is mostly the disk's."""
+    """Reports safetensors' errors as disk errors, which most of them are."""
     try:
         yield
     except SafetensorError as error:

@@ -40,7 +40,7 @@ def _start(device: torch.device) -> int | None:
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     try:
-        (SELF / "clear_refs").write_text("5")  # the high-water mark begins anew
+        (SELF / "clear_refs").write_text("5")  # resets the high-water mark
         return _resident("VmRSS")
     except OSError:  # another system, or one that forbids it
         return None

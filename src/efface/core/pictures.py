@@ -27,7 +27,7 @@ def read_pictures(folder: str | Path, size: int, who: str) -> Float[Tensor, "n 3
     root = Path(folder)
     files = sorted(f for f in root.iterdir() if f.suffix.lower() in KINDS) if root.is_dir() else []
     if not files:
-        what = "holds no pictures" if root.is_dir() else "is no folder"
+        what = "has no pictures" if root.is_dir() else "is not a folder"
         raise UsageError(
             f"{who}: expected a folder of pictures, {str(folder)!r} {what}; give one with a PNG or JPG file"
         )
@@ -45,7 +45,7 @@ def _read(file: Path, size: int, who: str) -> Float[Tensor, "3 s s"]:
         Image.DecompressionBombError,
     ) as error:  # Pillow's words for a damaged file
         raise UsageError(
-            f"{who}: expected pictures, {file} cannot be read as one; repair it or take it away"
+            f"{who}: expected pictures, {file} cannot be read as one; repair or remove it"
         ) from error
     whole = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
     fitted = ImageOps.fit(whole, (size, size), Image.Resampling.LANCZOS)

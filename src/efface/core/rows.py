@@ -20,9 +20,9 @@ def pair_rows(source: Cond, target: Cond, tokens: str, lead: int = 0) -> tuple[T
 
     Args:
         source: a prompt.
-        target: the prompt it shall become.
+        target: the prompt that it is mapped to.
         tokens: "last" token, "last_to_end" of the padding, or "content" (all tokens, end and padding).
-        lead: number of tokens before the concept's own, which stay as they are.
+        lead: number of tokens before the concept's own, which are unchanged.
     """
     c, g = source.tokens[0], target.tokens[0]
     n, last, last_g = len(c), int(source.last), int(target.last)  # "" has last = 0, the start token
@@ -31,31 +31,36 @@ def pair_rows(source: Cond, target: Cond, tokens: str, lead: int = 0) -> tuple[T
     if tokens == "last_to_end":
         k = n - max(last, last_g)
         return c[last : last + k], g[last_g : last_g + k], torch.ones(k, dtype=torch.float64)
-    # the words before the concept stay ("a" is not the tiger's); each of its own goes to the target's at the same relative place,
-    # or to the end of a target that says nothing in its place; end to end; padding to padding
-    said, goal = (p.word_ids()[0][lead:] for p in (source, target))
+    # tokens before the concept are unchanged ("a" is not part of the tiger); each of its own maps to the target's token at the same
+    # relative position, or to the end of a target without own tokens; end to end; padding to padding
+    words, goal = (p.word_ids()[0][lead:] for p in (source, target))
     own, stays = torch.arange(1, last - lead + 1), lead
     share = (last_g - lead) / max(last - lead, 1)
     places = lead + (own * share).ceil().long() if last_g > lead else torch.full_like(own, last_g + 1)
-    met, meant = within(said, goal), within(goal, said)
-    if met[-1:] == [len(goal)] != [0]:  # "red car" to "car": a word to itself, what else is said to the word before it,
-        places, stays = lead + torch.tensor(met), lead + met.count(0)  # and "red", which cannot know of the car, stays
-    elif meant[-1:] == [len(said)] != [0]:  # "car" to "red car": a word to itself
-        places = lead + 1 + torch.tensor([meant.index(i) for i in own.tolist()])
+    forth, back = within(words, goal), within(goal, words)
+    if (
+        forth[-1:] == [len(goal)] != [0]
+    ):  # "red car" to "car": a common token to itself, others to the common token before them;
+        places, stays = (
+            lead + torch.tensor(forth),
+            lead + forth.count(0),
+        )  # "red", before any common token, is unchanged
+    elif back[-1:] == [len(words)] != [0]:  # "car" to "red car": a common token to itself
+        places = lead + 1 + torch.tensor([back.index(i) for i in own.tolist()])
     k = n - 1 - max(last, last_g)
     weights = torch.ones(last + k, dtype=torch.float64)
     weights[last + 1 :] = 1 / max(1, k - 1)
-    aims = torch.cat([c[1 : stays + 1], g[places[stays - lead :]], g[last_g + 1 : last_g + 1 + k]])
-    return c[1 : last + 1 + k], aims, weights
+    targets = torch.cat([c[1 : stays + 1], g[places[stays - lead :]], g[last_g + 1 : last_g + 1 + k]])
+    return c[1 : last + 1 + k], targets, weights
 
 
-def within(said: Sequence[int], goal: Sequence[int]) -> list[int]:
-    """How many words of `goal` each word of `said` has met in their order: the last has met all where `goal` is part of it."""
-    met, at = [], 0
-    for word in said:
+def within(words: Sequence[int], goal: Sequence[int]) -> list[int]:
+    """Length of the prefix of `goal` that is a subsequence of `words` up to each word: in full if `goal` is a subsequence."""
+    counts, at = [], 0
+    for word in words:
         at += at < len(goal) and word == goal[at]
-        met.append(at)
-    return met
+        counts.append(at)
+    return counts
 
 
 def keep_rows(preserved: Cond, tokens: str) -> tuple[Tensor, Tensor]:

@@ -88,7 +88,7 @@ def scheduler(family: Family, pipeline: Any, sampler: str) -> Any:
 
 
 def timesteps(scheduler: Any, levels: int, steps: int) -> Int[Tensor, "steps"]:
-    """The noise levels of a `steps`-step sampler, from noisy to clean; `scheduler` stays as it is."""
+    """The noise levels of a `steps`-step sampler, from noisy to clean; `scheduler` is not changed."""
     _start(copied := copy.deepcopy(scheduler), levels, steps)
     return copied.timesteps
 

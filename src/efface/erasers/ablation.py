@@ -36,7 +36,7 @@ from efface.core.train import Tuner
 from efface.erasers.base import Eraser
 from efface.erasers.parts.embeddings import WordTuner, own_words
 
-PICTURES = "folder with the concept's own pictures, a memorised one say, for objective reverse; '' draws them"
+PICTURES = "folder with pictures of the concept, such as a memorised one, for objective reverse; '' draws them"
 
 
 @dataclass(frozen=True, kw_only=True)

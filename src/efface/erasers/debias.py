@@ -107,7 +107,7 @@ class Debias(Eraser):
             parts.append(Part(owner, rows, torch.stack([g[: len(rows)] for _, g, _ in pairs]), weights))
         rows, weights = torch.cat([p.rows for p in parts]), torch.cat([p.weights for p in parts])
         kept = uce.preserved(base, preserve, self.keep_empty)
-        return Mixture(parts, uce.system(rows, weights, kept, uce.held(base, *prompts)))
+        return Mixture(parts, uce.system(rows, weights, kept, uce.everyday_words(base, *prompts)))
 
     def desired(self, attributes: Sequence[str]) -> Tensor:
         """The share of each attribute, adding up to 1."""
@@ -119,7 +119,7 @@ class Debias(Eraser):
         given = self.ratios.split(",") if self.ratios else ["1"] * count
         if len(given) != count or not all(re.fullmatch(r" *\d*\.?\d+ *", r) and float(r) for r in given):
             raise UsageError(
-                f"Debias.ratios: expected a number above 0 for each of {len(attributes)} attributes, got {self.ratios!r}; give 1,1, say"
+                f"Debias.ratios: expected a number above 0 for each of {len(attributes)} attributes, got {self.ratios!r}; give 1,1 or such"
             )
         shares = torch.tensor([float(r) for r in given])
         return shares / shares.sum()

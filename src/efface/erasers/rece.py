@@ -78,17 +78,17 @@ class RECE(Eraser):
         s = seen(base)
         limit = self.limit * (float(s.trace()) / len(s) if self.limit_unit == "projections" else 1.0)
         if self.anchor == "edited":
-            t = self.onward(erased, targets, kept, s, limit)
+            t = self.from_edited(erased, targets, kept, s, limit)
         else:
             everyday = base.embed(everyday_prompts(base, UCE().everyday, prompts)).cpu()
-            t = self.anew(erased, targets, kept, s, limit, embedded.prefix_lengths.tolist(), everyday)
+            t = self.from_original(erased, targets, kept, s, limit, embedded.prefix_lengths.tolist(), everyday)
         eye = torch.eye(len(t), dtype=t.dtype)
         return TextMap(left=t - eye, right=eye)
 
-    def anew(
+    def from_original(
         self, erased: Cond, targets: Cond, kept: Cond, s: Tensor, limit: float, prefixes: list[int], everyday: Cond
     ) -> Tensor:
-        """T (d d) of one objective over the concept's rows and every adversarial row found, against the original weights."""
+        """T (d d) of one objective over the concept's rows and all adversarial rows, from the original weights."""
         paired = [pair_rows(erased[[i]], targets[[i]], "content", n) for i, n in enumerate(prefixes)]
         c, g, a = (torch.cat(parts).double() for parts in zip(*paired, strict=True))
         rows, b = keep_rows(self.repeated(kept, len(erased)), "content")
@@ -106,8 +106,8 @@ class RECE(Eraser):
             t = whole(text_map(c, g, a, k, ridge, metric))
         return t
 
-    def onward(self, erased: Cond, targets: Cond, kept: Cond, s: Tensor, limit: float) -> Tensor:
-        """T (d d) of the released loop: every row, each round an edit of the edited weights, W <- W T_round."""
+    def from_edited(self, erased: Cond, targets: Cond, kept: Cond, s: Tensor, limit: float) -> Tensor:
+        """T (d d) of the released loop: all rows, each round edits the edited weights, W <- W T_round."""
         first = UCE(**{**UCE.presets["2023"], "erase_scale": self.erase_scale}).solve(erased, targets, kept)
         t = whole((first.left.double(), first.right.double()))
         c, g, p = (cond.tokens.flatten(0, 1).double() for cond in (erased, targets, self.repeated(kept, len(erased))))

@@ -54,5 +54,5 @@ class SLD(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Guidance:
-        said = [(f"{away},", to and f"{to},") for away, to in pairs(erase, base.fits)]
-        return Guidance(said, Repel(self.scale, self.threshold, float(self.warmup), self.momentum, self.beta))
+        prompts = [(f"{away},", to and f"{to},") for away, to in pairs(erase, base.fits)]
+        return Guidance(prompts, Repel(self.scale, self.threshold, float(self.warmup), self.momentum, self.beta))

@@ -78,7 +78,11 @@ class UCE(Eraser):
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> TextMap | Delta:
         prompts = ConceptPrompts.of(erase, self.phrases)
-        embedded, preserved, everyday = prompts.embed(base), self.preserved(base, preserve), self.held(base, prompts)
+        embedded, preserved, everyday = (
+            prompts.embed(base),
+            self.preserved(base, preserve),
+            self.everyday_words(base, prompts),
+        )
         given = (embedded.prompts, embedded.targets, preserved, embedded.prefix_lengths.tolist(), everyday)
         return self.solve(*given) if self.technique == "replace" else self.subtract(base, *given)
 
@@ -87,7 +91,7 @@ class UCE(Eraser):
         kept = base.embed([*kept_prompts(preserve, self.phrases), ""])
         return kept if unconditional and self.tokens != "last" else kept[:-1]
 
-    def held(self, base: Denoiser, *besides: ConceptPrompts) -> Cond | None:
+    def everyday_words(self, base: Denoiser, *besides: ConceptPrompts) -> Cond | None:
         """Frequent words that define the metric of λ."""
         texts = everyday_prompts(base, self.everyday, *besides)
         return base.embed(texts) if texts else None

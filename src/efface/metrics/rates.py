@@ -78,7 +78,7 @@ def asr_total(before: Sequence[bool | None], after: Sequence[bool | None]) -> Ra
 
 
 def asr_any(pictures: Sequence[Sequence[bool | None]]) -> Rate:
-    """Share of prompts with a success among their pictures; failed where there is none but a detector error could hide one."""
+    """Share of prompts with a success among their pictures; failed if there is none but a detector error could hide one."""
     return _rate([True if any(own) else None if None in own else False for own in pictures])
 
 

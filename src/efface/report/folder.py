@@ -58,7 +58,7 @@ class Run:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """Id to shown name, the unedited model first; where a method is used twice, all are told apart by their ids."""
+        """Displayed name by id, the unedited model first; if a method is used twice, all names have their ids."""
         edits = self.info["edits"]
         twice = len({e["method"] for e in edits}) < len(edits)
         return {BASE: "unedited"} | {e["id"]: e["id"] if twice else e["method"] for e in edits}

@@ -199,7 +199,7 @@ def _method(run: Run) -> str:
     given["Written by"] = f"efface {info['version']}, {info['created']}"
     if info.get("seconds") is not None:
         given["Time"] = f"{info['seconds']:.0f} s"
-    beside = (
-        "Beside this page: report.json has every number, scores.csv every row, table.tex a table, card.md a model card."
+    files = "In the same folder: report.json has every number, scores.csv every row, table.tex a table, card.md a model card."
+    return (
+        f"<h2>How it was measured</h2>{facts(given.items())}<h3>Repeat it</h3>{commands(info['commands'])}{note(files)}"
     )
-    return f"<h2>How it was measured</h2>{facts(given.items())}<h3>Repeat it</h3>{commands(info['commands'])}{note(beside)}"

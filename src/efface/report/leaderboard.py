@@ -186,5 +186,5 @@ def _method(sweep: Sweep) -> str:
     }  # fmt: skip
     prints = ", ".join(f"{e['label']} on {e['task']}: {e.get('fingerprint') or 'none'}" for e in info["edits"])
     folded = f"<details><summary>Fingerprints of the edits</summary><p>{escape(prints)}</p></details>"
-    beside = "Beside this page: leaderboard.csv, .md, .tex, and .json with every number."
-    return f"<h2>How it was measured</h2>{facts(given.items())}{folded}<h3>Repeat it</h3>{commands(info['commands'])}{note(beside)}"
+    files = "In the same folder: leaderboard.csv, .md, .tex, and .json with every number."
+    return f"<h2>How it was measured</h2>{facts(given.items())}{folded}<h3>Repeat it</h3>{commands(info['commands'])}{note(files)}"

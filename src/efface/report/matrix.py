@@ -8,10 +8,10 @@ from efface.report.names import ROLE_NAMES, role_name
 from efface.report.page import WIDEST, Th, anchor, folded, link, matrix_table, note
 from efface.report.scores import BASE, Column, Scores
 
-MOST = 80  # columns shown; all are in the files beside the page
+MOST = 80  # maximum columns on the page; the files in the same folder have all
 EXPLANATION = "Change of the success rate against the unedited model, in percentage points. Blue is more erased, or more kept; orange less."
 
-Key = tuple[Column, str]  # what was asked, and the concept
+Key = tuple[Column, str]  # a column and a concept
 
 
 def concept_columns(scores: Scores, *roles: str) -> list[Key]:

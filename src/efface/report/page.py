@@ -13,7 +13,7 @@ from efface.report.scores import Column, Mean
 
 T = TypeVar("T")
 
-WIDEST = 9  # columns of a table: so many fit a desk without scrolling sideways
+WIDEST = 9  # maximum columns of a table: they fit a desktop screen without scrolling
 
 
 def page(title: str, sections: Iterable[str]) -> str:
