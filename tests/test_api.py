@@ -36,7 +36,7 @@ def test_the_declarations_that_are_read_are_those_of_the_class(name: str) -> Non
         for cls in (light, real)
     ]
     assert said[0] == said[1]
-    for fact in ("__name__", "__doc__", "cost", "keeps", "needs", "presets"):
+    for fact in ("__name__", "__doc__", "keeps", "needs", "presets"):
         assert getattr(light, fact) == getattr(real, fact), fact
     assert [k.__name__ for k in light.makes] == [k.__name__ for k in real.makes]
     assert api.method(name).paper == (sys.modules[real.__module__].__doc__ or "").strip()

@@ -413,7 +413,6 @@ def test_an_eraser_is_a_frozen_value_with_defaults(method: str) -> None:
     cls = find(method)
     assert cls() == cls()
     assert all(f.metadata["help"] for f in fields(cls))
-    assert cls.cost
     assert cls.needs <= NEEDS.keys()
     with pytest.raises(dataclasses.FrozenInstanceError):
         cls().seed = 3  # type: ignore[misc]

@@ -28,7 +28,7 @@ def test_a_method_is_its_module_and_all_that_it_imports() -> None:
         ("erasers/uce.py", {"uce", "rece", "debias"}, {"esd", "age"}),
         ("erasers/parts/search.py", {"ap", "age"}, {"uce", "esd"}),
         ("core/denoiser.py", {"uce", "esd", "sld", "age"}, set[str]()),
-        ("report/words.py", set[str](), {"uce", "esd", "age"}),
+        ("report/names.py", set[str](), {"uce", "esd", "age"}),
     ],
 )
 def test_a_changed_source_changes_the_hashes_of_those_that_run_it(
@@ -47,7 +47,7 @@ def test_a_changed_source_changes_the_hashes_of_those_that_run_it(
 
 
 def test_a_stale_fit_is_not_used_again(base: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
-    fit = Fit("uce", (Concept("tiger", "cat"),), ("lion",))
+    fit = Fit("uce", (Concept("tiger", "cat"),), (Concept("lion"),))
     before = fit.name(base)
     assert fit.name(base) == before
     monkeypatch.setattr(plan, "source_hash", lambda module: f"other {module}")

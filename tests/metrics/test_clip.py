@@ -88,7 +88,7 @@ def test_each_picture_has_its_text(folder: Path):
 
 
 def test_a_missing_model_is_a_sentence(tmp_path: Path):
-    with pytest.raises(UsageError, match="no folder with config.json and safetensors weights"):
+    with pytest.raises(UsageError, match="expected a folder or Hub id with config.json and safetensors weights, got"):
         ClipScorer(str(tmp_path))
 
 

@@ -202,5 +202,7 @@ def test_an_unknown_trunk_names_the_known(tmp_path: Path):
     for name in ("resnet", "clip:", "inception:x"):
         with pytest.raises(UsageError, match="expected one of moji-concept.*inception, got"):
             trunk(name)
-    with pytest.raises(UsageError, match="no transformers folder .no config.json in it.; give one, or owner/name"):
+    with pytest.raises(
+        UsageError, match="expected a transformers folder, got .* without config.json; give one, or owner/name"
+    ):
         ClassifierTrunk(str(tmp_path))

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -244,6 +245,7 @@ def _projection(p: Tensor) -> float:
     return total / square**0.5 if square else 0.0
 
 
+@cache
 def _signs(device: torch.device) -> tuple[Tensor, Tensor]:
     drawn = torch.randint(2, (2 * ROW + 1,), generator=torch.Generator().manual_seed(0)).mul(2).sub(1).to(device)
     return drawn[:ROW].float(), drawn[ROW:].double()

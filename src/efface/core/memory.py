@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import gc
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ def peak(device: torch.device) -> Iterator[Peak]:
 
     Memory that earlier work freed and the allocator kept is returned to the system first: else the body would reuse it uncounted.
     """
-    gc.collect()
     _trim()
     found, before = Peak(), _start(device)
     yield found

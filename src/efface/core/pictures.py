@@ -44,9 +44,7 @@ def _read(file: Path, size: int, who: str) -> Float[Tensor, "3 s s"]:
         ValueError,
         Image.DecompressionBombError,
     ) as error:  # Pillow's words for a damaged file
-        raise UsageError(
-            f"{who}: expected pictures, {file} cannot be read as one; repair or remove it"
-        ) from error
+        raise UsageError(f"{who}: expected pictures, {file} cannot be read as one; repair or remove it") from error
     whole = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
     fitted = ImageOps.fit(whole, (size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.asarray(fitted).astype(np.float32) / 255).permute(2, 0, 1)

@@ -49,7 +49,7 @@ def names() -> list[str]:
 
 
 def declarations(name: str) -> "type[Eraser]":
-    """A method's declarations (docstring, hyper-parameters, presets, cost), read without importing its module.
+    """A method's declarations (docstring, hyper-parameters, presets), read without importing its module.
 
     Raises:
         UsageError: no such method.

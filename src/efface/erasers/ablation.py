@@ -64,7 +64,6 @@ class ConceptAblation(Eraser):
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})
-    cost: ClassVar = "a minute on Moji, minutes on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "object": {"steps": 100, "lr": 3.2e-5, "guidance": 6.0, "drawn": 200, "prior": 0.25},
         "style": {"steps": 100, "lr": 1.6e-5, "guidance": 6.0, "drawn": 200, "prior": 0.0},

@@ -76,7 +76,6 @@ class AGE(Eraser):
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})
-    cost: ClassVar = "a minute or two on Moji, minutes on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
             "eta": 1.0, "keep": 1.0, "closest": 100, "picks": 100, "cluster_by": "distance", "temperature": 0.1, "search_lr": 1e-2,

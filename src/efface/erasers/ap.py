@@ -76,7 +76,6 @@ class AP(Eraser):
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})
-    cost: ClassVar = "a minute or two on Moji, minutes on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
             "eta": 1.0, "keep": 1.0, "closest": 1000, "picks": 100, "cluster_by": "distance", "search_lr": 1e-2, "frozen_gradient": False,

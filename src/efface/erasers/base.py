@@ -31,14 +31,12 @@ class Eraser(ABC):
     """Hyper-parameters of a method. `fit(base, erase, preserve)` returns an Edit and does not change `base`.
 
     Subclasses are frozen dataclasses whose fields are declared with `param`; `makes` are the kinds of edit, `needs` what a fit uses
-    (keys of NEEDS), `keeps` whether it uses preserved concepts, `presets` the named settings (`Method.preset("2023")`), `cost` one
-    phrase about time.
+    (keys of NEEDS), `keeps` whether it uses preserved concepts, `presets` the named settings (`Method.preset("2023")`).
     """
 
     makes: ClassVar[tuple[type[Edit], ...]]
     needs: ClassVar[frozenset[str]] = frozenset()
     keeps: ClassVar[bool] = True
-    cost: ClassVar[str] = ""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     seed: int = 0
 

@@ -73,7 +73,6 @@ class CPE(Eraser):
 
     makes: ClassVar = (Adapter,)
     needs: ClassVar = frozenset({"words"})
-    cost: ClassVar = "seconds on Moji, words only"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
             "steps": 450, "rounds": 4, "lr": 3e-4, "batch": 1, "eta": 0.3, "anchor_weight": 1e5, "anchors": 32, "near": 150,

@@ -60,7 +60,6 @@ class Debias(Eraser):
     makes: ClassVar = (TextMap, Delta)
     needs: ClassVar = frozenset({"drawing", "classifier"})
     where: ClassVar = "xattn.kv"
-    cost: ClassVar = "minutes of drawing"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         name: {
             "wording": "{attribute}", "rounds": 30, "rate": rate, "tolerance": 0.05, "batch": batch, "sampler_steps": 20, "guidance": 7.5,

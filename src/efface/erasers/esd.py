@@ -58,7 +58,6 @@ class ESD(Eraser):
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})
     keeps: ClassVar = False
-    cost: ClassVar = "a minute on Moji, minutes on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "x": {"where": "xattn"},
         "u": {"where": "noxattn"},

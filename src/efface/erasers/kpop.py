@@ -63,7 +63,6 @@ class KPOP(Eraser):
 
     makes: ClassVar = (Keyed,)
     needs: ClassVar = frozenset({"drawing"})
-    cost: ClassVar = "minutes on Moji and a GPU; also writes a key"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"talk": {"eta": 0.0}}
 
     @override

@@ -71,7 +71,6 @@ class MACE(Eraser):
     where: ClassVar = "xattn.kv"
     makes: ClassVar = (LowRank,)
     needs: ClassVar = frozenset({"drawing"})
-    cost: ClassVar = "seconds a concept on Moji, a minute on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
             "steps": 50, "lr": 1e-4, "batch": 1, "sampler_steps": 30, "guidance": 7.5, "words": "ends", "loss": "norm",

@@ -54,7 +54,6 @@ class TextMapping(Eraser):
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"words"})
-    cost: ClassVar = "half a minute on Moji, words only"
 
     @override
     def run(

@@ -53,7 +53,6 @@ class Naive(Eraser):
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})
-    cost: ClassVar = "a minute on Moji, minutes on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
             "preserve_scale": 0.1, "eta": 1.0, "kept_latents": "concept", "steps": 1000, "lr": 1e-5, "batch": 1, "source": "edited",

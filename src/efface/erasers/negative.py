@@ -30,7 +30,6 @@ class NegativePrompt(Eraser):
 
     makes: ClassVar = (Guidance,)
     keeps: ClassVar = False
-    cost: ClassVar = "nothing to train, sampling costs half as much again"
 
     @override
     def run(

@@ -58,7 +58,6 @@ class RECE(Eraser):
 
     makes: ClassVar = (TextMap,)
     needs: ClassVar = frozenset({"words"})
-    cost: ClassVar = "seconds, words only"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         name: {
             "rounds": rounds, "limit": limit, "limit_unit": "absolute", "enough": 0.0, "anchor": "edited", "preserve_scale": 0.1,

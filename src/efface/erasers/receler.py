@@ -63,7 +63,6 @@ class Receler(Eraser):
 
     makes: ClassVar = (Adapter,)
     needs: ClassVar = frozenset({"drawing"})
-    cost: ClassVar = "a minute on Moji, minutes on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
             "steps": 500, "lr": 3e-4, "batch": 1, "source": "edited", "reuse": 1, "sampler_steps": 50, "keep": 0.0,

@@ -41,7 +41,6 @@ class SLD(Eraser):
 
     makes: ClassVar = (Guidance,)
     keeps: ClassVar = False
-    cost: ClassVar = "nothing to train, sampling costs half as much again"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "weak": {"scale": 200.0, "threshold": 0.0, "warmup": 15, "momentum": 0.0, "beta": 0.0},
         "weak20": {"scale": 20.0, "threshold": 0.0, "warmup": 15, "momentum": 0.0, "beta": 0.0},

@@ -63,7 +63,6 @@ class SPM(Eraser):
 
     makes: ClassVar = (Adapter,)
     needs: ClassVar = frozenset({"drawing"})
-    cost: ClassVar = "a minute a concept on Moji, minutes on a GPU"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
             "eta": 1.0, "anchoring": 1000.0, "anchors": 4, "around": "noise", "gate": "released", "steps": 3000, "lr": 1e-4, "batch": 1,

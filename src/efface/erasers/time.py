@@ -52,7 +52,6 @@ class TIME(Eraser):
 
     makes: ClassVar = (TextMap,)
     needs: ClassVar = frozenset({"words"})
-    cost: ClassVar = "seconds, words only"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
             "alignment": "forward", "preserve_scale": 0.0, "ridge": 0.1, "ridge_unit": "absolute", "padding": "each",

@@ -66,7 +66,6 @@ class UCE(Eraser):
     makes: ClassVar = (TextMap, Delta)
     needs: ClassVar = frozenset({"words"})
     where: ClassVar = "xattn.kv"
-    cost: ClassVar = "seconds, words only"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "2023": RELEASED_2023,
         "2023-tensor": {**RELEASED_2023, "technique": "tensor"},
