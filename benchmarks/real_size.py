@@ -185,7 +185,8 @@ def page(found: dict[str, dict[str, dict[str, float | str]]]) -> str:
     text = [
         "# At the size of a real model", "",
         "Every method at its smallest setting on folders of Stable Diffusion 1.4's and 2.1's exact shapes, float32, random weights, on "
-        f"{os.cpu_count()} CPU cores without a GPU: wall-clock seconds and peak memory of each command, loading the model included; seconds are upper bounds where other work ran at the same time. "
+        f"{os.cpu_count()} CPU cores without a GPU: wall-clock seconds and peak memory of each command, loading the model "
+        "included; seconds are upper bounds where other work ran at the same time. "
         "\"refused\": the command says in one sentence why this kind of edit cannot be baked or exported.", "",
     ]  # fmt: skip
     for key in sorted({k.rsplit("/", 1)[0] for k in found}):
