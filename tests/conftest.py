@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
 # in the processes that tests start as well: threads of several test runs on few cores wait for each other, five times as long
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+CACHE = tempfile.TemporaryDirectory(prefix="efface-tests-")  # the user's own keeps no digests of toys
+os.environ["XDG_CACHE_HOME"] = CACHE.name
 sys.path.insert(0, str(Path(__file__).parent))  # toys, oracles
 
 
