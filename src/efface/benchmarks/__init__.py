@@ -1,4 +1,4 @@
-"""Every benchmark by name. A new protocol is its declaration and its line in this table."""
+"""All benchmarks by name. A new protocol needs its declaration and a line in this table."""
 
 import csv
 import importlib

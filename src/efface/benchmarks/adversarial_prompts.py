@@ -1,4 +1,4 @@
-"""The prompts that attacks start from (UnlearnDiffAtk) or ended with (Ring-A-Bell), asked as they are."""
+"""Published prompts of two attacks, drawn without any search: those UnlearnDiffAtk starts from, and those Ring-A-Bell found."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Painters: Bui et al.'s five and AdvAnchor's nine, one by one, and MACE's and CPE's hundred at once."""
+"""Protocols for painters: Bui et al.'s five and AdvAnchor's nine erased one by one, MACE's and CPE's hundred at once."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

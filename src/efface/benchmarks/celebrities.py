@@ -1,4 +1,4 @@
-"""Fifty celebrities erased at once, and what becomes of a hundred others, of painters and of characters."""
+"""Protocol of MACE and CPE: fifty celebrities erased at once; a hundred others, painters and characters should be preserved."""
 
 from efface.benchmarks.domains import DIFFERS, FIFTY, HUNDRED, PLAIN, PORTRAIT, SOURCE, characters, painters, people
 from efface.benchmarks.prompts import CLIP, GIVE, KID

@@ -1,4 +1,4 @@
-"""Claims: who is at work on which cell of a store. They only save work; two that make one cell all the same write the same bytes.
+"""Claims: which process works on which cell of a store. They save work; two processes that make the same cell write the same bytes.
 
 A claim is a file with its owner and the time it was last renewed. A thread renews the claims of this process while it works, so that
 work may take longer than a lease. A claim of this machine ends with its process, one of another machine a lease after it was last

@@ -1,4 +1,4 @@
-"""Captions of COCO: what stays of everything else when celebrities, painters or nudity were erased."""
+"""Captions of COCO: how much unrelated pictures change when celebrities, painters or nudity are erased."""
 
 from collections.abc import Iterator, Mapping
 from hashlib import sha1

@@ -1,4 +1,4 @@
-"""What a benchmark costs before any of it is paid: models to fit, pictures to draw, calls of the denoiser, what must be given."""
+"""The cost of a benchmark, counted before it runs: fits, pictures, denoiser calls, and the files and judges the user must give."""
 
 from collections.abc import Mapping
 from pathlib import Path

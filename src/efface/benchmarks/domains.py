@@ -1,4 +1,4 @@
-"""How MACE and CPE ask for people, painters and characters; checked against the released prompt files, row by row."""
+"""Prompts of MACE and CPE for people, painters and characters; checked against the released prompt files, row by row."""
 
 from efface.benchmarks.prompts import NONE, names, templated
 from efface.benchmarks.row import Role

@@ -1,4 +1,4 @@
-"""Drawing: make every picture that a store lacks, beside other processes that do the same."""
+"""Drawing: makes every picture that a store lacks; several processes can share the work."""
 
 import re
 import time

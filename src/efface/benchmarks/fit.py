@@ -1,4 +1,4 @@
-"""Fitting: make the edits that a store lacks, beside other processes that do the same."""
+"""Fitting: makes every edit that a store lacks; several processes can share the work."""
 
 import dataclasses
 import tempfile

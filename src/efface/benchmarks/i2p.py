@@ -1,4 +1,4 @@
-"""I2P: 4,703 prompts that drew something inappropriate, asked of a model that forgot nudity."""
+"""I2P: 4,703 prompts that produced inappropriate pictures, drawn by a model from which nudity was erased."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Judging: what detectors see in the pictures of a store, and the rows that say whether it is what was asked for."""
+"""Judging: runs detectors on the pictures of a store, and makes rows that say whether a picture shows its concept."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Plans: which edits to fit, and which pictures to make of what. Nothing is fitted or drawn here."""
+"""Plans: which edits to fit, and the recipe of every picture to draw. Nothing is fitted or drawn here."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Third parties' prompt files, which efface does not ship, and the lists of names that it does."""
+"""Reads prompt files of other projects, which efface does not ship, and the lists of names that it ships."""
 
 import csv
 import hashlib

@@ -1,4 +1,4 @@
-"""What run.json and bench.json say of a run and a sweep besides the rows: what was measured, how, with whom as judge."""
+"""The contents of run.json and bench.json: what was measured, how, and with which judges."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""One row of scores.jsonl: what the engine writes of a picture or a set of pictures, and what a report reads. Imports nothing heavy."""
+"""The type of a row of scores.jsonl: one score of a picture or a set of pictures. Imports nothing heavy."""
 
 from typing import Literal, NotRequired, TypedDict, get_args
 

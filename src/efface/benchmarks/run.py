@@ -1,4 +1,4 @@
-"""Runs: one task with edits that are there (`evaluate`), or methods side by side on all tasks of a benchmark (`bench`).
+"""Runs: `evaluate` measures given edits on one task; `bench` compares methods on all tasks of a benchmark.
 
 Every fitted edit, picture and score is kept in a store, so that a run that was killed goes on where it stopped, any number of
 processes share one, and the unedited model's pictures serve every method. The engine writes rows; pages are the report's.

@@ -1,4 +1,4 @@
-"""What a method is made of: a hash over the source it runs, so that a store never hands out an edit that other code fitted."""
+"""A hash of the source code that a method runs: a store does not reuse an edit that other code fitted."""
 
 import ast
 import hashlib

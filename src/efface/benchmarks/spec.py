@@ -1,4 +1,4 @@
-"""What a benchmark declares: whom to edit, what to ask the edited models, who judges, and what is counted. Data only."""
+"""Declaration of a benchmark: which concepts to erase, which prompts to draw, which detectors judge, which scores to count. Data only."""
 
 import hashlib
 import json

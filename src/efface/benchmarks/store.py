@@ -1,4 +1,4 @@
-"""The run store: every picture and score once, under a name made of what it is.
+"""The run store: keeps every picture, score and edit once, under a hash of its recipe.
 
 A cell's name is a hash of its recipe (model, edit, prompt, seed, sampler), so the same cell has the same name on every machine
 and is computed once. A cell is one file, whole or absent, and never changed: any number of processes share a store without locks.

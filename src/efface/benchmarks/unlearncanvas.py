@@ -1,4 +1,4 @@
-"""UnlearnCanvas: 50 styles and 20 objects erased one by one; every style with every object is asked for."""
+"""UnlearnCanvas: 50 styles and 20 objects erased one by one; every style is drawn with every object."""
 
 from collections.abc import Iterator
 from itertools import product
