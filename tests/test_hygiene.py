@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from efface.attacks import TABLE as ATTACKS
 from efface.erasers import TABLE, find
 
 TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src" / "efface"
 METHODS = sorted(p for p in (SOURCE / "erasers").glob("*.py") if p.stem not in ("__init__", "base"))
+ATTACK_FILES = sorted(p for p in (SOURCE / "attacks").glob("*.py") if p.stem not in ("__init__", "base", "losses"))
 FIELDS = ["Paper", "Idea", "Names", "Differs", "Cost"]
 
 
@@ -24,7 +26,13 @@ def test_every_eraser_file_is_in_the_table_and_the_reverse() -> None:
         assert cls, name
 
 
-@pytest.mark.parametrize("path", METHODS, ids=lambda p: p.stem)
+def test_every_attack_file_is_in_the_table_and_the_reverse() -> None:
+    assert {p.stem for p in ATTACK_FILES} == {
+        target.partition(":")[0].rpartition(".")[2] for target in ATTACKS.values()
+    }
+
+
+@pytest.mark.parametrize("path", [*METHODS, *ATTACK_FILES], ids=lambda p: f"{p.parent.name}.{p.stem}")
 def test_a_method_is_one_short_file_that_names_its_paper(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 150
@@ -37,9 +45,9 @@ def test_a_method_is_one_short_file_that_names_its_paper(path: Path) -> None:
         assert len(body.split()) >= 3, here
 
 
-@pytest.mark.parametrize("path", METHODS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [*METHODS, *ATTACK_FILES], ids=lambda p: f"{p.parent.name}.{p.stem}")
 def test_a_method_has_its_own_tests(path: Path) -> None:
-    assert (TESTS / "erasers" / f"test_{path.stem}.py").is_file()
+    assert (TESTS / path.parent.name / f"test_{path.stem}.py").is_file()
 
 
 def _asserts(function: ast.FunctionDef) -> bool:
@@ -136,6 +144,7 @@ LAYERS = [
     "core",
     "metrics",
     "erasers",
+    "attacks",
     "benchmarks",
     "report",
     "api",

@@ -12,6 +12,15 @@ from efface.core.errors import UsageError
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """A batch of prompts as token ids, with the masks of `Cond`."""
+
+    ids: Int[Tensor, "b n"]
+    mask: Int[Tensor, "b n"]
+    words: Bool[Tensor, "b n"]
+
+
+@dataclass(frozen=True)
 class Cond:
     """A batch of prompts as the denoiser reads them: token embeddings (`tokens`), token ids, and masks of positions.
 

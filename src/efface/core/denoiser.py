@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from efface.core import identity, sampling
 from efface.core.appended_rows import ActiveKey, AppendedRows
 from efface.core.concept import article
-from efface.core.cond import Cond
+from efface.core.cond import Cond, Tokens
 from efface.core.errors import EffaceError, UsageError, nearest
 from efface.core.families import family_of
 from efface.core.families.base import CrossAttention
@@ -107,6 +107,23 @@ class Denoiser:
         n = self.family.prompt_batch(self.pipeline)
         with torch.set_grad_enabled(grad):
             return Cond.cat([self.family.embed(self.pipeline, prompts[i : i + n]) for i in range(0, len(prompts), n)])
+
+    def tokenize(self, prompts: Sequence[str]) -> Tokens:
+        """Prompts as token ids and masks; at least one prompt."""
+        return self.family.tokenize(self.pipeline, prompts)
+
+    def encode_tokens(self, tokens: Tokens, vectors: Float[Tensor, "b n e"] | None = None) -> Cond:
+        """Tokens as the denoiser reads them, in one batch; gradients reach `vectors`, which replace the tokens' word vectors."""
+        return self.family.encode_tokens(self.pipeline, tokens, vectors)
+
+    @property
+    def word_vectors(self) -> Float[Tensor, "v e"]:
+        """The text encoder's word vectors, one for each token id."""
+        return self.family.word_vectors(self.pipeline)
+
+    def spell(self, ids: Sequence[int]) -> str:
+        """Token ids as text, without start, end and padding; `tokenize` may read it as other tokens."""
+        return self.family.spell(self.pipeline, ids)
 
     def fits(self, prompt: str) -> bool:
         """Whether the text encoder reads all of a prompt, with at least one padding token left."""
@@ -199,6 +216,10 @@ class Denoiser:
         negative: str = "",
         rng: str = "cpu",
         tick: Callable[[int], object] = lambda n: None,
+        latents: Float[Tensor, "b c h w"] | None = None,
+        start: sampling.Start | None = None,
+        later: tuple[int, Cond] | None = None,
+        negative_rows: Cond | None = None,
     ) -> Float[Tensor, "b c h w"] | Float[Tensor, "s b c h w"]:
         """Sample latents deterministically (DDIM with η = 0) with classifier-free guidance, one for each seed.
 
@@ -213,12 +234,19 @@ class Denoiser:
             negative: negative prompt, which replaces ∅.
             rng: device of the generator of the initial noise.
             tick: called with the number of pictures that finished a step.
+            latents: initial noise instead of that of the seeds, one for each seed.
+            start: pictures to start from instead of noise, one for each seed.
+            later: a step and the prompts, one or as many as seeds, that are read from that step on.
+            negative_rows: the encoded negative prompt, in place of `negative`.
 
         Raises:
-            UsageError: unknown sampler, more steps than the model has levels, a guidance that is not finite or not as many as seeds, or
-                no such device for the noise.
+            UsageError: unknown sampler, more steps than the model has levels, a guidance that is not finite or not as many as seeds,
+                no such device for the noise, latents of another shape or number, or a start beyond the last step.
         """
-        return sampling.sample(self, cond, seeds, steps, guidance, until, record, sampler, negative, rng, tick)
+        how = sampling.Walk(
+            steps, guidance, until, record, sampler, negative, rng, latents, start, later, negative_rows
+        )
+        return sampling.sample(self, cond, seeds, how, tick)
 
     def images(
         self,
@@ -237,9 +265,18 @@ class Denoiser:
         Raises:
             EffaceError: a picture is not finite.
         """
-        latents = self.sample(
-            self.embed(prompts), seeds=seeds, steps=steps, guidance=guidance, sampler=sampler, negative=negative, rng=rng, tick=tick,
+        return self.pictures(
+            self.sample(
+                self.embed(prompts), seeds=seeds, steps=steps, guidance=guidance, sampler=sampler, negative=negative, rng=rng, tick=tick,
+            )
         )  # fmt: skip
+
+    def pictures(self, latents: Float[Tensor, "b c h w"]) -> list[UInt8[np.ndarray, "H W 3"]]:
+        """Latents as pictures, as uint8 arrays (H W 3).
+
+        Raises:
+            EffaceError: a picture is not finite.
+        """
         pictures = self._decoded(latents)  # not clamped: an infinite one would become white
         finite = latents.isfinite().flatten(1).all(1) & pictures.isfinite().flatten(1).all(1)
         if broken := int((~finite).sum()):

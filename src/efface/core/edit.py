@@ -212,14 +212,19 @@ def load_edit(path: str | Path) -> Edit:
             f"{path}: written by efface {raw.get('version')} as {raw.get('kind')}, which this efface cannot read; upgrade it"
         )
     try:
-        return _build(tensors, raw)
+        return from_record(tensors, raw)
     except (KeyError, TypeError, ValueError) as error:
         raise EffaceError(
             f"{path}: the header and the tensors do not fit together ({error!r}); copy or make it again"
         ) from error
 
 
-def _build(tensors: dict[str, Tensor], raw: Mapping[str, Any]) -> Edit:
+def from_record(tensors: dict[str, Tensor], raw: Mapping[str, Any]) -> Edit:
+    """The edit that a file with this header and these tensors stores.
+
+    Raises:
+        KeyError, TypeError, ValueError: the two do not fit together.
+    """
     edit = Edit.kinds[raw["kind"]].build(tensors, Header.read(raw), raw)
     edit.strength = float(raw["strength"])
     if not math.isfinite(edit.strength):
@@ -564,7 +569,7 @@ class Stack(Edit):
             {k.removeprefix(f"{i}:"): t for k, t in tensors.items() if k.startswith(f"{i}:")}
             for i in range(len(raw["edits"]))
         ]
-        return cls([_build(part, one) for part, one in zip(parts, raw["edits"], strict=True)], header)
+        return cls([from_record(part, one) for part, one in zip(parts, raw["edits"], strict=True)], header)
 
 
 def stored(t: Tensor) -> Tensor:

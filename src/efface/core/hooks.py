@@ -49,5 +49,18 @@ def hooked(parts: Mapping[str, nn.Module], branches: Sequence[Mapping[str, Added
             handle.remove()
 
 
+@contextlib.contextmanager
+def replaced_output(module: nn.Module, out: Tensor | None) -> Iterator[None]:
+    """A context in which a module returns `out`, in its own dtype; None changes nothing."""
+    if out is None:
+        yield
+        return
+    handle = module.register_forward_hook(lambda _, given, was: out.to(was.dtype))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def _hook(adds: Sequence[Added], module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
     return sum((add(given[0], out).to(out.dtype) for add in adds), out)

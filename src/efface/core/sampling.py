@@ -4,6 +4,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import diffusers
@@ -108,36 +109,78 @@ def noise(shape: tuple[int, int, int], seeds: Sequence[int], rng: str) -> Float[
     return torch.stack([torch.randn(shape, generator=g, device=rng) for g in generators])
 
 
+@dataclass(frozen=True)
+class Start:
+    """Pictures to start from instead of noise: noised to the level of step `first`, as in picture-to-picture.
+
+    Where `mask` (b 1 h w) is 0 the picture is kept, noised to each step's level, as in inpainting; None redraws all of it.
+    """
+
+    latents: Float[Tensor, "b c h w"]  # clean
+    first: int
+    mask: Float[Tensor, "b 1 h w"] | None = None
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How to sample: the arguments of `Denoiser.sample`."""
+
+    steps: int
+    guidance: Guidance
+    until: int | None
+    record: bool
+    sampler: str
+    negative: str
+    rng: str
+    latents: Float[Tensor, "b c h w"] | None
+    start: Start | None
+    later: tuple[int, Cond] | None
+    negative_rows: Cond | None
+
+
 def sample(
-    model: Model,
-    cond: Cond,
-    seeds: Sequence[int],
-    steps: int,
-    guidance: Guidance,
-    until: int | None,
-    record: bool,
-    sampler: str,
-    negative: str,
-    rng: str,
-    tick: Callable[[int], object],
+    model: Model, cond: Cond, seeds: Sequence[int], how: Walk, tick: Callable[[int], object]
 ) -> Float[Tensor, "b c h w"] | Float[Tensor, "s b c h w"]:
     """As `Denoiser.sample`, batch after batch of `model.batch_size`."""
-    cond, scales = cond.expand(len(seeds)), _scales(guidance, len(seeds))
-    texts = list(dict.fromkeys([negative, *(text for s in model.steers for text in s.texts(negative))]))
-    uncond, walker, n = model.embed(texts), scheduler(model.family, model.pipeline, sampler), model.batch_size
+    cond, scales = cond.expand(len(seeds)), _scales(how.guidance, len(seeds))
+    switch = how.later[1].expand(len(seeds)) if how.later else None
+    texts = list(dict.fromkeys([how.negative, *(text for s in model.steers for text in s.texts(how.negative))]))
+    uncond, walker, n = model.embed(texts), scheduler(model.family, model.pipeline, how.sampler), model.batch_size
+    if how.negative_rows is not None:
+        uncond = how.negative_rows.expand(1) + uncond[1:]
+    _check(how, len(seeds))
     done = []
     for i in range(0, len(seeds), n):
-        x, scale = model.noise(seeds[i : i + n], rng), scales
+        batch, scale = slice(i, i + n), scales
+        noise = model.noise(seeds[batch], how.rng) if how.latents is None else how.latents[batch]
         if isinstance(scale, list):
-            scale = torch.tensor(scale[i : i + n], dtype=x.dtype, device=x.device).view(-1, 1, 1, 1)
-        _start(walker, len(model.schedule), steps)  # for each batch: some schedulers keep their last predictions
+            scale = torch.tensor(scale[batch], dtype=noise.dtype, device=noise.device).view(-1, 1, 1, 1)
+        _start(walker, len(model.schedule), how.steps)  # for each batch: some schedulers keep their last predictions
         # and so do some corrections
-        steers = [(s, *s.texts(negative)) for s in model.steers]
+        steers = [(s, *s.texts(how.negative)) for s in model.steers]
         corrections = [(s.start(), texts.index(away), texts.index(towards)) for s, away, towards in steers]
-        x = x * walker.init_noise_sigma
-        path = _walk(model, cond[i : i + n], uncond, x, walker, scale, corrections, until, tick)
-        done.append(torch.stack(path) if record else path[-1])
-    return torch.cat(done, dim=1 if record else 0)
+        path = _Path(model, walker, uncond, scale, corrections)
+        x = path.begin(noise, how.start, batch)
+        prompts = [cond[batch], cond[batch] if switch is None else switch[batch]]
+        steps = range(len(walker.timesteps))[how.start.first if how.start else 0 : how.until]
+        latents = [x]
+        for step in steps:
+            x = path.step(step, x, prompts[bool(how.later and step >= how.later[0])])
+            x = path.keep(step + 1, x, noise, how.start, batch)
+            latents.append(x)
+            tick(len(x))
+        done.append(torch.stack(latents) if how.record else x)
+    return torch.cat(done, dim=1 if how.record else 0)
+
+
+def _check(how: Walk, n: int) -> None:
+    for name, given in (("latents", how.latents), ("start", how.start and how.start.latents)):
+        if given is not None and len(given) != n:
+            raise UsageError(f"{name}: expected {n}, one for each seed, got {len(given)}; give as many as seeds")
+    if how.start and not 0 <= how.start.first < how.steps:
+        raise UsageError(
+            f"start: expected a first step below {how.steps}, got {how.start.first}; start earlier, or take more steps"
+        )
 
 
 def _scales(guidance: Guidance, n: int) -> float | list[float]:
@@ -162,32 +205,51 @@ def _start(scheduler: Any, levels: int, steps: int) -> None:
     scheduler.set_timesteps(steps)
 
 
-def _walk(
-    model: Model,
-    cond: Cond,
-    uncond: Cond,
-    x: Float[Tensor, "b c h w"],
-    scheduler: Any,
-    scale: float | Tensor,
-    corrections: Sequence[Correcting],
-    until: int | None,
-    tick: Callable[[int], object],
-) -> list[Tensor]:
-    """Latents of one batch, from initial noise to the last step; `uncond` are the negative prompt and the corrections' prompts."""
-    n, guided = len(x), isinstance(scale, Tensor) or scale != 1 or bool(corrections)
-    every = uncond[torch.arange(len(uncond)).repeat_interleave(n)] + cond if guided else cond
-    path = [x]
-    for t in scheduler.timesteps[:until]:
-        seen = scheduler.scale_model_input(x, t)
-        pred = model.predict(torch.cat([seen] * (len(every) // n)), t.to(x.device).expand(len(every)), every)
-        if corrections:
-            pred = _steered(model.schedule, seen, t.to(x.device).long().expand(n), pred.split(n), scale, corrections)
+@dataclass(frozen=True)
+class _Path:
+    """The steps of one batch; `uncond` are the negative prompt and the corrections' prompts."""
+
+    model: Model
+    scheduler: Any
+    uncond: Cond
+    scale: float | Tensor
+    corrections: Sequence[Correcting]
+
+    def begin(self, noise: Float[Tensor, "b c h w"], start: Start | None, batch: slice) -> Float[Tensor, "b c h w"]:
+        """The first latents: noise, or pictures with noise."""
+        if start is None:
+            return noise * self.scheduler.init_noise_sigma
+        if start.first and hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(start.first)
+        return self._noised(start.latents[batch], noise, start.first)
+
+    def step(self, step: int, x: Float[Tensor, "b c h w"], cond: Cond) -> Float[Tensor, "b c h w"]:
+        """One step with these prompts."""
+        n, guided = len(x), isinstance(self.scale, Tensor) or self.scale != 1 or bool(self.corrections)
+        every = self.uncond[torch.arange(len(self.uncond)).repeat_interleave(n)] + cond if guided else cond
+        t = self.scheduler.timesteps[step]
+        seen = self.scheduler.scale_model_input(x, t)
+        pred = self.model.predict(torch.cat([seen] * (len(every) // n)), t.to(x.device).expand(len(every)), every)
+        if self.corrections:
+            at = t.to(x.device).long().expand(n)
+            pred = _steered(self.model.schedule, seen, at, pred.split(n), self.scale, self.corrections)
         elif guided:
-            pred = pred[:n] + scale * (pred[n:] - pred[:n])
-        x = scheduler.step(pred, t if t.is_floating_point() else int(t), x, return_dict=False)[0]
-        path.append(x)
-        tick(n)
-    return path
+            pred = pred[:n] + self.scale * (pred[n:] - pred[:n])
+        return self.scheduler.step(pred, t if t.is_floating_point() else int(t), x, return_dict=False)[0]
+
+    def keep(
+        self, step: int, x: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], start: Start | None, batch: slice
+    ) -> Float[Tensor, "b c h w"]:
+        """The latents before step `step`, with the start picture where its mask is 0."""
+        if start is None or start.mask is None:
+            return x
+        clean, mask = start.latents[batch], start.mask[batch]
+        last = step >= len(self.scheduler.timesteps)
+        return mask * x + (1 - mask) * (clean if last else self._noised(clean, noise, step))
+
+    def _noised(self, clean: Tensor, noise: Tensor, step: int) -> Tensor:
+        at = self.scheduler.timesteps[step].expand(len(clean))
+        return self.scheduler.add_noise(clean, noise, at)
 
 
 def _steered(

@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import Attention
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from efface.core.cond import Cond
+from efface.core.cond import Cond, Tokens
 from efface.core.schedule import Schedule
 
 Rule = Callable[[str, nn.Module], bool]
@@ -42,9 +42,25 @@ class Family(ABC):
 
     # -- words -----------------------------------------------------------------------------------------------------
 
-    @abstractmethod
     def embed(self, pipe: Any, prompts: Sequence[str]) -> Cond:
         """One batch of prompts, encoded as the pipeline does, with masks for the prompt's tokens, the end and the padding."""
+        return self.encode_tokens(pipe, self.tokenize(pipe, prompts))
+
+    @abstractmethod
+    def tokenize(self, pipe: Any, prompts: Sequence[str]) -> Tokens:
+        """One batch of prompts as token ids, padded and truncated as the pipeline does."""
+
+    @abstractmethod
+    def encode_tokens(self, pipe: Any, tokens: Tokens, vectors: Float[Tensor, "b n e"] | None = None) -> Cond:
+        """One batch of tokens through the text encoder; `vectors` replace the tokens' word vectors."""
+
+    @abstractmethod
+    def word_vectors(self, pipe: Any) -> Float[Tensor, "v e"]:
+        """The text encoder's word vectors, one for each token id."""
+
+    @abstractmethod
+    def spell(self, pipe: Any, ids: Sequence[int]) -> str:
+        """Token ids as text, without start, end and padding."""
 
     @abstractmethod
     def prompt_batch(self, pipe: Any) -> int:

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from typing_extensions import override  # in typing from Python 3.12
 
-from efface.core.cond import Cond
+from efface.core.cond import Cond, Tokens
 from efface.core.errors import UsageError
 from efface.core.families.base import CrossAttention, Family, Rule
+from efface.core.hooks import replaced_output
 from efface.core.schedule import Schedule
 
 PROMPTS = 256  # maximum batch of prompts for the text encoder
@@ -63,7 +64,7 @@ class StableDiffusion(Family):
     kohya: ClassVar[Mapping[str, str]] = {"unet": "lora_unet", "text": "lora_te"}
 
     @override
-    def embed(self, pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> Cond:
+    def tokenize(self, pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> Tokens:
         tok, config = pipe.tokenizer, pipe.text_encoder.config
         texts = pipe.maybe_convert_prompt(list(prompts), tok)  # a textual inversion's word becomes its several tokens
         length = min(tok.model_max_length, config.max_position_embeddings)  # some tokenizers have no length: 1e30
@@ -71,8 +72,25 @@ class StableDiffusion(Family):
         # Stable Diffusion 1 pads with the end token, 2 with "!", which is a word as well: the first end token ends the text
         end, at = (given == tok.eos_token_id).int().argmax(1, keepdim=True), torch.arange(length)
         ids, mask, words = (t.to(pipe.text_encoder.device) for t in (given, (at <= end).int(), (at > 0) & (at < end)))
-        rows = pipe.text_encoder(ids, attention_mask=mask if getattr(config, "use_attention_mask", False) else None)[0]
-        return Cond(rows, ids, mask, words)
+        return Tokens(ids, mask, words)
+
+    @override
+    def encode_tokens(
+        self, pipe: StableDiffusionPipeline, tokens: Tokens, vectors: Float[Tensor, "b n e"] | None = None
+    ) -> Cond:
+        encoder = pipe.text_encoder
+        mask = tokens.mask if getattr(encoder.config, "use_attention_mask", False) else None
+        with replaced_output(encoder.get_input_embeddings(), vectors):
+            rows = encoder(tokens.ids, attention_mask=mask)[0]
+        return Cond(rows, tokens.ids, tokens.mask, tokens.words)
+
+    @override
+    def word_vectors(self, pipe: StableDiffusionPipeline) -> Float[Tensor, "v e"]:
+        return pipe.text_encoder.get_input_embeddings().weight
+
+    @override
+    def spell(self, pipe: StableDiffusionPipeline, ids: Sequence[int]) -> str:
+        return pipe.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
     @override
     def prompt_batch(self, pipe: StableDiffusionPipeline) -> int:

@@ -1,0 +1,190 @@
+"""The base class of all attacks: `find` checks, seeds, counts calls and keeps the best attempt at each mark. An attack defines `run`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from efface.core.attempt import Attempt, Drawing
+from efface.core.concept import Concept
+from efface.core.denoiser import Denoiser
+from efface.core.edit import Edit
+from efface.core.errors import UsageError, nearest
+from efface.core.log import Log
+from efface.core.meter import BudgetSpent, Meter
+from efface.core.params import check
+
+ACCESS = {  # what the attacker has or does, from least to most
+    "prompt": "types prompts and sets the sampler",
+    "picture": "starts from a picture",
+    "encoder": "has the text encoder",
+    "rows": "has the model and gives it encoded prompts",
+    "latent": "has the model and gives it start latents",
+    "weights": "has the weights and changes them",
+    "before": "changed the weights before the concept was erased",
+}
+Access = Literal["prompt", "picture", "encoder", "rows", "latent", "weights", "before"]
+SIZES = {"smoke": 600, "quick": 4_000, "paper": 60_000}  # calls of the denoiser for each attacked prompt
+
+
+def marks(calls: int) -> list[int]:
+    """The budgets at which the best attempt so far is judged: 10, 30, 100, 300, … and the last, `calls`."""
+    steps = [digit * 10**power for power in range(1, 9) for digit in (1, 3)]
+    return [*(m for m in steps if m < calls), calls]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What to bring back, and what the attacker may use: prompts to attack and search seeds, which are never those that are judged.
+
+    Attributes:
+        concept: the erased concept.
+        prompts: prompts that name it, each one problem.
+        base: the unedited model, which draws the target pictures and is the control.
+        seeds: of the search.
+        drawing: how pictures are drawn.
+        synonyms: other words for it.
+        descriptions: prompts that describe it without naming it.
+        neighbours: similar concepts that were not erased.
+        edit: the edit, where the attacker has it as a file; None for a model made elsewhere.
+    """
+
+    concept: Concept
+    prompts: tuple[str, ...]
+    base: Denoiser
+    seeds: tuple[int, ...]
+    drawing: Drawing = field(default_factory=Drawing)
+    synonyms: tuple[str, ...] = ()
+    descriptions: tuple[str, ...] = ()
+    neighbours: tuple[str, ...] = ()
+    edit: Edit | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a goal without prompts or seeds."""
+        if not self.prompts or not self.seeds:
+            raise UsageError(
+                "goal: expected prompts to attack and seeds of the search, got none; give at least one of each"
+            )
+
+    @cached_property
+    def targets(self) -> Float[Tensor, "p s c h w"]:
+        """Clean latents of the concept: the unedited model's pictures of each prompt at each seed of the search."""
+        return self._drawn(self.prompts)
+
+    @cached_property
+    def neighbour_targets(self) -> Float[Tensor, "p s c h w"]:
+        """Clean latents of the first neighbour in place of the concept; of the empty prompt where there is no neighbour."""
+        name, names = self.concept.name, self.neighbours
+        return self._drawn([p.replace(name, names[0]) if names else "" for p in self.prompts])
+
+    def draw_targets(self) -> None:
+        """Draw both kinds of targets now."""
+        _ = self.targets, self.neighbour_targets
+
+    def _drawn(self, prompts: Sequence[str]) -> Float[Tensor, "p s c h w"]:
+        """Clean latents that the unedited model samples for each prompt at each seed of the search."""
+        how, n = self.drawing, len(self.seeds)
+        found = self.base.sample(
+            self.base.embed([p for p in prompts for _ in self.seeds]), seeds=[*self.seeds] * len(prompts), steps=how.steps,
+            guidance=how.guidance, sampler=how.sampler, negative=how.negative, rng=how.rng,
+        )  # fmt: skip
+        return found.view(len(prompts), n, *found.shape[1:])
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found: for each of its variants, the attempts (one for each prompt) at each mark; and what it cost.
+
+    A mark is a number of calls of the denoiser for each attacked prompt. A variant that needs no search has the mark 0.
+    """
+
+    attempts: Mapping[str, Mapping[int, tuple[Attempt, ...]]]
+    calls: int
+    texts: int
+    pictures: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """Hyper-parameters of an attack. `find(model, goal, calls)` returns what it found within `calls` of the denoiser for each prompt.
+
+    Subclasses are frozen dataclasses whose fields are declared with `param`; `access` is what the attacker has (a key of ACCESS),
+    `gradients` whether gradients are taken, `presets` the named settings.
+    """
+
+    access: ClassVar[Access]
+    gradients: ClassVar[bool] = False
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse hyper-parameters out of bounds."""
+        check(self)
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> "Attack":
+        """A named setting, with further changes.
+
+        Raises:
+            UsageError: no such preset.
+        """
+        if name not in cls.presets:
+            raise UsageError(f"{cls.__name__}: unknown preset {name!r}; {nearest(name, cls.presets)}")
+        return cls(**{**cls.presets[name], **changes})
+
+    def applies(self, model: Denoiser, goal: Goal) -> str:
+        """Why the attack cannot be tried on this model, as a sentence; "" if it can. No reason counts as a failed attack."""
+        return ""
+
+    @final
+    def find(self, model: Denoiser, goal: Goal, calls: int, *, log: Log | None = None) -> Found:
+        """Search with at most `calls` of the denoiser for each attacked prompt, on the edited and the unedited model together.
+
+        A batch of 8 pictures is 8 calls, and a gradient counts three times. The target pictures are not counted: every attack has them.
+
+        Raises:
+            UsageError: a budget of nothing, or the attack does not apply to the model.
+        """
+        who, n = type(self).__name__, len(goal.prompts)
+        if calls < 1:
+            raise UsageError(f"{who}: expected a budget of at least 1 call, got {calls}; give --calls 4000, say")
+        if reason := self.applies(model, goal):
+            raise UsageError(f"{who}: {reason}")
+        goal.draw_targets()  # once for all attacks, and not counted
+        tick = (log or Log()).stage(who, calls * n)
+        found: dict[str, dict[int, tuple[Attempt, ...]]] = {}
+        rng, best, spent = Generator().manual_seed(self.seed), {}, 0
+        at = marks(calls)
+        with torch.random.fork_rng(), Meter([model, goal.base], calls * n) as meter:
+            torch.manual_seed(self.seed)
+            try:
+                for attempts in self.run(model, goal, calls, rng):
+                    label, used = attempts[0].label, meter.calls
+                    for mark in at:  # what was best when the mark was passed
+                        if label in best and mark * n < used:
+                            found[label].setdefault(mark, best[label])
+                    best[label] = tuple(attempts)
+                    if not used:
+                        found[label] = {0: best[label]}
+                    found.setdefault(label, {})
+                    tick(used - spent)
+                    spent = used
+            except BudgetSpent:
+                pass
+        for label, attempts in best.items():
+            if found[label].get(0) is not attempts:
+                found[label][calls] = attempts
+        return Found(found, meter.calls, meter.texts, meter.pictures, round(meter.seconds, 1))
+
+    @abstractmethod
+    def run(self, model: Denoiser, goal: Goal, calls: int, rng: Generator) -> Iterator[Sequence[Attempt]]:
+        """The paper's algorithm: yields its best attempts so far, one for each of the goal's prompts, whenever they improve.
+
+        It ends by itself, or when its next call would exceed the budget of `calls` for each prompt.
+        """
