@@ -14,6 +14,7 @@ from efface import Concept, TextMap, UsageError, api, cli
 from efface.benchmarks.moji import SIZES, erasing, tasks
 from efface.core.declared import declared
 from efface.core.edit import Header
+from efface.core.lists import Entry
 from efface.core.params import fields
 from efface.erasers import TABLE, find, names, settings
 
@@ -100,45 +101,44 @@ def test_a_method_is_explained_in_eighty_columns(name: str, capsys, monkeypatch:
 # -- lists and concepts --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("", []),
-        ("tiger", ["tiger"]),
-        ("tiger, lion ,rose", ["tiger", "lion", "rose"]),
-        ("tiger,,lion,", ["tiger", "lion"]),
-        ('"snow, ice",rose', ["snow, ice", "rose"]),
-        ("Van Gogh", ["Van Gogh"]),
-        ("@names.txt", ["tiger", "snow, ice"]),
-        ("@names.csv", ["tiger", "snow, ice"]),
-        ("@names.tsv", ["tiger", "lion"]),
-    ],
-)
-def test_lists(text: str, names: list[str], folder: Path) -> None:
-    (folder / "names.txt").write_text("# of cats\n\n tiger \nsnow, ice\n", encoding="utf-8-sig")
-    (folder / "names.csv").write_text('seed,concept\n1,tiger\n# not these\n2,"snow, ice"\n3,\n')
-    (folder / "names.tsv").write_text("prompt\tseed\ntiger\t1\nlion\t2\n")
-    assert api.listed(text, "--preserve") == names
+def test_the_command_of_a_plan_is_the_one_that_was_given(tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("name,to,kind,preserve\ntiger,cat,,lion\nAnsel Adams,,style,\n")
+    plan = api.plan([f"@{table}"], preserve="rose", kind="mark", flags={"ridge": "0.5"})
+    assert plan.erase == (Concept("tiger", "cat", kind="mark"), Concept("Ansel Adams", kind="style"))
+    assert [c.name for c in plan.preserve] == ["rose", "lion"]
+    words = shlex.split(plan.command)
+    given = ["efface", "erase", f"@{table}", "--kind", "mark", "--preserve", "rose"]
+    assert words == [*given, "--method", "uce", "--ridge", "0.5", "-o", "edit.safetensors"]
+    table.write_text("name,to,prompts,preserve\ntiger,cat,big cat,rose\nnoto,,,\n")
+    made = list(api.sweep("uce", concepts=f"@{table}").benchmark.made())
+    assert made[0].erase == (Concept("tiger", "cat", ("big cat",)),)
+    assert "rose" in [c.name for c in made[0].preserve]
+    assert made[1].name == "noto"
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("names", "flags", "sentence"),
     [
-        ("a;b", "expected names separated by commas, got 'a;b'"),
-        ('"a,b', "expected names separated by commas"),
-        ("@none.txt", "no such file 'none.txt'"),
-        ("@empty.txt", "expected names in 'empty.txt', got none"),
-        ("@columns.csv", "expected a column 'concept', 'name', 'prompt' in 'columns.csv', got ['text', 'seed']"),
-        ("@bytes.txt", "expected text in UTF-8"),
+        (["tiger", "Tiger"], {}, "erase: 'tiger' is given twice"),
+        (["tiger"], {"preserve": "lion,tiger"}, "erase: 'tiger' is both erased and preserved"),
+        (["beer"], {"preserve": "alcohol"}, "erase: 'beer' is both erased and preserved"),
     ],
 )
-def test_lists_that_are_none_are_refused(text: str, sentence: str, folder: Path) -> None:
-    (folder / "empty.txt").write_text("# nothing\n")
-    (folder / "columns.csv").write_text("text,seed\ntiger,1\n")
-    (folder / "bytes.txt").write_bytes("café".encode("latin-1"))
-    with pytest.raises(UsageError) as error:
-        api.listed(text, "--preserve")
-    assert sentence in str(error.value)
+def test_what_contradicts_itself_is_refused_before_a_model_is_loaded(
+    names: list[str], flags: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        api.plan(names, **flags)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_task_of_several_concepts_takes_no_target(tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("name,to\nalcohol,milk\n")
+    with pytest.raises(UsageError, match="expected the name alone for 'alcohol'"):
+        api.sweep("uce", concepts=f"@{table}")
+    with pytest.raises(UsageError, match="'tiger' is given twice"):
+        api.sweep("uce", concepts="tiger,rose,Tiger")
 
 
 def test_groups_stand_for_their_members_erased_and_preserved_alike() -> None:
@@ -150,6 +150,9 @@ def test_groups_stand_for_their_members_erased_and_preserved_alike() -> None:
     assert {c.target for c in plan.erase} == {"cat"}
     assert [c.name for c in plan.preserve] == [*(c.name for c in found), "noto"]
     assert [c.kind for c in plan.preserve] == ["unsafe"] * len(found) + ["style"]
+    assert api.concepts([Entry("beer", "milk", "mark", ("ale",)), Entry("owl", "")], to="tea") == (
+        Concept("beer", "milk", ("ale",), "mark"), Concept("owl"),
+    )  # fmt: skip
     assert api.concepts(["alcohol"], "some/model") == (Concept("alcohol"),)
     assert api.concepts(["Zebra crossing"], kind="mark") == (Concept("Zebra crossing", kind="mark"),)
 

@@ -364,7 +364,7 @@ def test_the_edit_of_one_model_is_refused_by_another(fitted: dict[str, Edit], st
     ("erase", "preserve", "sentence"),
     [
         ((), (), "{}.fit: erase is empty; give at least one concept"),
-        (("tiger", "Tiger"), (), "{}.fit: erase[1]: 'Tiger' is given twice; give it once"),
+        (("tiger", "Tiger"), (), "{}.fit: 'Tiger' is given twice; give it once"),
         ("tiger", ("lion", " TIGER"), "{}.fit: ' TIGER' is both erased and preserved; take it out of one of the lists"),
         ("", (), "concept: the name is empty; give the words to erase or preserve, such as 'tiger'"),
         ("tiger", ("",), "concept: the name is empty; give the words to erase or preserve, such as 'tiger'"),

@@ -4,7 +4,6 @@ Nothing here prints; errors of the user are UsageError or EffaceError. Long work
 `Sweep` checks the arguments without torch, and `erase` or `bench` carries it out.
 """
 
-import csv
 import dataclasses
 import json
 import math
@@ -16,10 +15,11 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from efface.core.concept import Concept, article
+from efface.core.concept import Concept, apart, article
 from efface.core.errors import UsageError
-from efface.core.files import read_text, writable, write_text
+from efface.core.files import writable, write_text
 from efface.core.header import read_header
+from efface.core.lists import Entry, entries, listed, quoted
 from efface.core.log import Log
 
 if TYPE_CHECKING:  # these import torch, which takes seconds: lists and wrong arguments are answered without it
@@ -30,56 +30,16 @@ if TYPE_CHECKING:  # these import torch, which takes seconds: lists and wrong ar
     from efface.metrics.rates import Rate
 
 MOJI = "moji"
-COLUMNS = ("concept", "name", "prompt")  # of a CSV file that lists concepts
 COST = {"": "none", "words": "seconds", "drawing": "minutes"}  # of a fit, by what the method needs
 
 
 # -- words, concepts, models ---------------------------------------------------------------------------------------
 
 
-def listed(text: str, flag: str) -> list[str]:
-    """The names in a user's list: separated by commas, with "quotes" around a name that has a comma, or in a file, as @FILE.
-
-    A file has one name a line, or is a CSV or TSV file with a column "concept", "name" or "prompt"; empty lines and lines that start
-    with # are ignored.
-
-    Raises:
-        UsageError: no such file, no names or no such column in it, other separators, or an unclosed quote.
-    """
-    if text.startswith("@"):
-        return _read_list(Path(text[1:]), flag)
-    if ";" in text:
-        raise UsageError(f"{flag}: expected names separated by commas, got {text!r}; write a,b,c or give @FILE")
-    try:
-        rows = list(csv.reader([text], skipinitialspace=True, strict=True))
-    except csv.Error as error:
-        raise UsageError(
-            f"{flag}: expected names separated by commas, got {text!r} ({error}); close the quote"
-        ) from error
-    return [name.strip() for row in rows for name in row if name.strip()]
-
-
-def _read_list(path: Path, flag: str) -> list[str]:
-    if not path.is_file():
-        raise UsageError(f"{flag}: no such file {str(path)!r}; give @FILE with one name a line")
-    lines = [line for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]
-    if path.suffix.lower() in (".csv", ".tsv"):
-        rows = list(csv.DictReader(lines, delimiter="," if path.suffix.lower() == ".csv" else "\t"))
-        has = list(rows[0]) if rows else []
-        column = next((name for name in COLUMNS if name in has), None)
-        if column is None:
-            raise UsageError(
-                f"{flag}: expected a column {', '.join(map(repr, COLUMNS))} in {str(path)!r}, got {has}; rename the column"
-            )
-        lines = [row[column] or "" for row in rows]
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise UsageError(f"{flag}: expected names in {str(path)!r}, got none; write one a line")
-    return names
-
-
-def concepts(names: Iterable[str], model: str = MOJI, *, to: str = "", kind: str = "") -> tuple[Concept, ...]:
+def concepts(given: Iterable[str | Entry], model: str = MOJI, *, to: str = "", kind: str = "") -> tuple[Concept, ...]:
     """Concepts with these names; on Moji a group such as "alcohol" becomes its members, each with its kind.
+
+    An entry's own target, kind and other words go before `to` and `kind`.
 
     Raises:
         UsageError: an empty name, a name that is its own target, or no such kind.
@@ -87,13 +47,18 @@ def concepts(names: Iterable[str], model: str = MOJI, *, to: str = "", kind: str
     from efface.benchmarks import moji
 
     found = []
-    for name in names:
+    for one in given:
+        entry = Entry(one) if isinstance(one, str) else one
         try:
-            members = moji.members(name) if model == MOJI else [name]
+            members = moji.members(entry.name) if model == MOJI else [entry.name]
             kinds = [moji.kind(member) if model == MOJI else "object" for member in members]
         except UsageError:  # a concept that Moji does not draw can be erased as well
-            members, kinds = [name], ["object"]
-        found += [Concept(m, to, kind=cast(Any, kind or known)) for m, known in zip(members, kinds, strict=True)]
+            members, kinds = [entry.name], ["object"]
+        target = to if entry.target is None else entry.target
+        found += [
+            Concept(m, target, entry.prompts if len(members) == 1 else (), cast(Any, entry.kind or kind or known))
+            for m, known in zip(members, kinds, strict=True)
+        ]
     return tuple(found)
 
 
@@ -136,20 +101,17 @@ class Plan:
     model: str = MOJI
     device: str = "cpu"
     seed: int = 0
+    words: tuple[str, ...] = ()  # the arguments as they were given: names or lists, and flags
 
     @property
     def command(self) -> str:
         """The equivalent command line."""
-        first = self.erase[0]
-        usual = all(concepts([c.name], self.model)[0].kind == c.kind for c in self.erase)
         options: dict[str, Any] = {
-            "method": self.method, "to": first.target, "kind": "" if usual else first.kind,
-            "preserve": ",".join(_quoted(c.name) for c in self.preserve), **self.settings,
-            "model": self.model if self.model != MOJI else "", "device": self.device if self.device != "cpu" else "",
+            **self.settings, "model": self.model if self.model != MOJI else "", "device": self.device if self.device != "cpu" else "",
             "seed": self.seed or "",
         }  # fmt: skip
         flags = [word for k, v in options.items() if v != "" for word in (f"--{k.replace('_', '-')}", str(v))]
-        return command("erase", *(_quoted(c.name) for c in self.erase), *flags, "-o", str(self.output))
+        return command("erase", *self.words, "--method", self.method, *flags, "-o", str(self.output))
 
 
 def plan(
@@ -168,11 +130,11 @@ def plan(
     """Check the arguments of a fit; nothing is loaded.
 
     Args:
-        names: names of concepts or of Moji's groups, or lists of them (see `listed`).
+        names: lists of concepts or of Moji's groups (see `core.lists.entries`).
         method: a method or preset (see `methods`).
         flags: its hyper-parameters, as text.
         to: name of the target; "" is the unconditional prompt.
-        preserve: a list of names (see `listed`).
+        preserve: a list of names.
         output: file of the edit.
         model: a model for `load`.
         device: a torch device.
@@ -180,7 +142,7 @@ def plan(
         seed: random seed of the method.
 
     Raises:
-        UsageError: an argument is wrong.
+        UsageError: an argument is wrong, or something is given twice, or both erased and preserved.
     """
     from efface.core.params import check, parse
     from efface.erasers import declarations, settings
@@ -194,17 +156,18 @@ def plan(
     declared = declarations(own)
     given = {name: parse(declared, name, text) for name, text in (flags or {}).items()}
     check(declared(**{**preset, **given}))
-    kept = listed(preserve, "--preserve")
+    found = [entry for word in names for entry in entries(word, "erase") or [Entry(word)]]
+    kept = [*entries(preserve, "--preserve"), *(Entry(name) for entry in found for name in entry.preserve)]
     if kept and not declared.keeps:
         raise UsageError(
-            f"--preserve: expected none, since {method} does not use preserved concepts, got {preserve!r}; leave it out"
+            f"--preserve: expected none, since {method} does not use preserved concepts, got {quoted(kept[0].name)!r}; leave it out"
         )
-    named = [name for word in names for name in (listed(word, "erase") or [word])]
-    erased = concepts(named, model, to=to, kind=kind)
+    erased, preserved = concepts(found, model, to=to, kind=kind), tuple(dict.fromkeys(concepts(kept, model)))
+    apart(erased, preserved)
     resolve(model)
-    return Plan(
-        method, given, erased, tuple(dict.fromkeys(concepts(kept, model))), output, model, device=device, seed=seed
-    )
+    said = {"to": to, "kind": kind, "preserve": preserve}
+    words = (*names, *(word for k, v in said.items() if v for word in (f"--{k}", v)))
+    return Plan(method, given, erased, preserved, output, model, device=device, seed=seed, words=words)
 
 
 def erase(plan: Plan, log: Log | None = None, base: "Denoiser | None" = None) -> "Edit":
@@ -534,7 +497,7 @@ def demo(concept: str = "tiger", *, output: Path = Path("efface-demo"), log: Log
 
     task, plans = erasing([concept], "demo"), []
     for method in ("uce", "esd-x"):
-        kept = ",".join(_quoted(c.name) for c in task.preserve) if method == "uce" else ""
+        kept = ",".join(quoted(c.name) for c in task.preserve) if method == "uce" else ""
         file = output / f"{method}.safetensors"
         plans.append(plan([concept], method=method, to=task.erase[0].target, preserve=kept, output=file))
     base = load()
@@ -667,7 +630,7 @@ def _benchmark(name: str, concepts: str, size: str, judges: Mapping[str, str], m
     from efface.benchmarks import find, moji
 
     if name == MOJI:
-        declared = moji.benchmark(list(dict.fromkeys(listed(concepts, "--concepts"))), size)
+        declared = moji.benchmark(entries(concepts, "--concepts"), size)
     else:
         declared = find(name)
         if concepts:
@@ -894,8 +857,3 @@ def doctor() -> Health:
 def command(*words: str) -> str:
     """A command line, quoted for a shell."""
     return shlex.join(["efface", *words])
-
-
-def _quoted(name: str) -> str:
-    """A name as an entry of a list (see `listed`)."""
-    return f'"{name}"' if "," in name else name

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
+from efface.core.errors import UsageError
 from efface.core.prompts import ConceptPrompts, everyday_prompts, kept_prompts, negative_guidance_target
 
 TIGER, NOTO = Concept("tiger", "cat", prompts=("leopard",)), Concept("noto", kind="style")
@@ -154,3 +155,23 @@ def test_the_goal_is_negative_guidance(base: Denoiser, target: str) -> None:
     if not target:
         expected = oracle.goal(e_context.double().numpy(), e_cond.double().numpy(), 1.7)
         np.testing.assert_allclose(goal.double().numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("ti\u200bger", "expected visible characters, got U\\+200B in 'ti"),
+        ("tiger\n", "got U\\+000A"),
+        ("\ufefftiger", "got U\\+FEFF"),
+        ("x" * 301, "expected at most 300 characters, got 301: 'xxx"),
+    ],
+)
+def test_a_name_that_nobody_can_read_is_refused(name: str, sentence: str) -> None:
+    for given in ({"name": name}, {"name": "owl", "target": name}, {"name": "owl", "prompts": (name,)}):
+        with pytest.raises(UsageError, match=sentence):
+            Concept(**given)
+
+
+def test_one_name_has_one_spelling() -> None:
+    assert Concept("cafe\u0301") == Concept("caf\u00e9")
+    assert Concept("می\u200cخواهم").name == "می\u200cخواهم"  # a joiner is part of the word

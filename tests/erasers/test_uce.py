@@ -11,10 +11,12 @@ from torch import Tensor
 from toys import LENGTH, WIDTH, moved, tiny
 
 from efface.core.concept import Concept
-from efface.core.denoiser import Denoiser
+from efface.core.denoiser import Denoiser, load
 from efface.core.edit import Delta, TextMap
+from efface.core.prompts import targets_in_names
 from efface.core.rows import within
 from efface.erasers.uce import UCE, keep_rows, pair_rows
+from efface.metrics.detectors import detector
 
 ABSOLUTE = {"ridge_unit": "absolute", "ridge": 0.5}
 
@@ -177,7 +179,7 @@ def test_what_is_said_has_met_the_goal_word_by_word() -> None:
 @pytest.mark.parametrize(
     ("source", "target", "lead", "own"),
     [
-        ("a red tiger", "a tiger", 1, [(2, None), (3, 2)]),  # "red" is the same row in "a red house"
+        ("a red tiger", "a tiger", 1, [(2, None), (3, 2)]),  # "red" alone has no target, and weight 0
         ("tiger of red river", "tiger", 0, [(1, 1), (2, 1), (3, 1), (4, 1)]),  # all of these know of the tiger
         ("red tiger happy king moon", "tiger king", 0, [(1, None), (2, 1), (3, 1), (4, 2), (5, 2)]),
         ("a tiger", "a red tiger", 1, [(2, 3)]),
@@ -193,17 +195,32 @@ def test_words_that_source_and_target_share_go_to_themselves(
     for i, place in [*own, (own[-1][0] + 1, end)]:
         assert torch.equal(g[i - 1], c[i - 1] if place is None else goal[place]), i
     assert len(c) == len(g) == len(weights)
+    assert [i for i, w in enumerate(weights.tolist(), 1) if w == 0] == [i for i, place in own if place is None]
 
 
-def test_an_attribute_is_taken_from_one_thing(base: Denoiser) -> None:
-    edit, none = UCE().fit(base, Concept("red car", "car")), TextMap(torch.zeros(WIDTH, 1), torch.zeros(WIDTH, 1))
-    assert end_drift(base, none, "a red car", "a car") > 0.3
-    assert end_drift(base, edit, "a red car", "a car") < 0.1
-    # "red" said of a house is the row that it is of a car: it cannot know, and stays
+def test_a_target_inside_the_name_stays_and_what_comes_before_it_is_free(base: Denoiser) -> None:
+    none, red = TextMap(torch.zeros(WIDTH, 1), torch.zeros(WIDTH, 1)), slice(1, 3)
+    edit, told = (UCE().fit(base, Concept("red car", "car"), kept) for kept in ([], ["red house"]))
+    assert end_drift(base, none, "a red car", "a car") > 0.5
+    assert end_drift(base, edit, "a red car", "a car") < 0.15
+    assert end_drift(base, edit, "a car", "a car") < 0.15
+    # "red" said of a house is the row that it is of a car: the edit may change it, unless it is told to keep it
     one, other = (base.embed([p]).tokens[0, 2] for p in ("a red car", "a red house"))
     torch.testing.assert_close(one, other, atol=1e-5, rtol=0)  # what comes later weighs 0 in a sum that rounds
-    assert drift(base, edit, "a red house", "a red house", slice(1, 3)) < 0.1
-    assert drift(base, none, "a red house", "a car", slice(1, 3)) > 0.5
+    assert drift(base, edit, "a red house", "a red house", red) > 0.3
+    assert drift(base, told, "a red house", "a red house", red) < 0.1
+    assert end_drift(base, told, "a red car", "a car") < 0.3
+
+
+def test_only_a_target_inside_its_name_is_kept() -> None:
+    given = [
+        Concept("police car", "car"),
+        Concept("tiger", "cat"),
+        Concept("carpet", "car"),
+        Concept("tea cup", "cup tea"),
+        Concept("owl"),
+    ]
+    assert [c.name for c in targets_in_names(given)] == ["car"]
 
 
 def end_drift(base: Denoiser, edit: TextMap, prompt: str, other: str) -> float:
@@ -388,3 +405,19 @@ def test_solve_takes_embeddings_of_any_precision_and_leaves_them_alone(base: Den
     )
     assert np.abs(close).max() < 0.02  # bfloat16 has eight bits
     assert torch.equal(words.tokens, before)
+
+
+@pytest.mark.slow
+def test_on_moji_a_police_car_goes_and_the_car_stays() -> None:
+    """Positive control: the unedited model draws both; docs/targets-in-names.md has every pair."""
+    base, judge = load("moji"), detector("moji-concept")
+    edited = UCE().fit(base, Concept("police car", "car"))(base)
+
+    def seen(model: Denoiser, name: str) -> int:
+        pictures = model.images(
+            [f"a {name} in {style} style" for style in ("noto", "blob", "fluent")], [1, 2, 3], steps=12
+        )
+        return sum(best[0][0] == name for best in judge.top(pictures, 1))
+
+    assert [seen(base, name) for name in ("police car", "car")] == [3, 3]
+    assert [seen(edited, name) for name in ("police car", "car")] == [0, 3]

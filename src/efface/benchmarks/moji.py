@@ -11,12 +11,13 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from efface.benchmarks.row import Role
 from efface.benchmarks.spec import Benchmark, Cell, Judge, Sampler, Task
-from efface.core.concept import Concept, Kind, article
+from efface.core.concept import Concept, Kind, apart, article
 from efface.core.errors import UsageError, nearest
+from efface.core.lists import Entry
 from efface.models import HERE
 
 SIZES = {  # pictures of what is erased, of it by other words, of each other concept, and how many others are asked for
@@ -113,15 +114,21 @@ def distant(erased: Sequence[str], n: int) -> list[str]:
     return _spread(far, n, "far" + erased[0])
 
 
-def benchmark(names: Sequence[str] = (), size: str = "quick") -> Benchmark:
+def benchmark(names: Sequence[str | Entry] = (), size: str = "quick") -> Benchmark:
     """Moji's benchmark over these tasks: concepts, groups, styles, combinations ("tiger+noto"), "many-25", "sequence".
 
+    An entry of a table may give a concept a target, a kind, other words, and what to preserve besides the benchmark's neighbours.
+
     Raises:
-        UsageError: unknown size or name.
+        UsageError: unknown size or name, a name given twice, or an entry that gives more than a name to several concepts at once.
     """
     if size not in SIZES:
         raise UsageError(f"size: unknown {size!r}; {nearest(size, SIZES)}")
-    made = [task for name in names or TASKS[size] for task in tasks(name, **SIZES[size])]
+    given = [Entry(one) if isinstance(one, str) else one for one in names or TASKS[size]]
+    called = [entry.name.lower().strip() for entry in given]
+    if twice := next((name for i, name in enumerate(called) if name in called[:i]), None):
+        raise UsageError(f"concept: {twice!r} is given twice; give it once")
+    made = [_as_given(task, entry) for entry in given for task in tasks(entry.name, **SIZES[size])]
     return Benchmark(
         name="moji",
         about=f"Moji, {size}: effectiveness, robustness to other words, utility, many concepts",
@@ -165,6 +172,26 @@ def tasks(name: str, *, pictures: int, said: int, others: int, near: int, far: i
     cells += _asked("distant", distant(erased, far), others, erased)
     concepts_ = tuple(Concept(e, to, kind=kind(e)) for e in erased)
     return [Task(name, concepts_, _concepts(told[:8]), tuple(cells))]
+
+
+def _as_given(task: Task, entry: Entry) -> Task:
+    """The task with what an entry says of its concept."""
+    if entry == Entry(entry.name):
+        return task
+    if len(task.erase) > 1 or task.after:
+        raise UsageError(
+            f"concept: expected the name alone for {entry.name!r}, which stands for several concepts; list them one by one"
+        )
+    c = task.erase[0]
+    erased = replace(
+        c,
+        target=c.target if entry.target is None else entry.target,
+        kind=cast(Kind, entry.kind or c.kind),
+        prompts=entry.prompts,
+    )
+    kept = [*task.preserve, *_concepts(m for name in entry.preserve for m in members(name))]
+    apart([erased], kept, f"concept {entry.name!r}")
+    return replace(task, erase=(erased,), preserve=tuple({k.name: k for k in kept}.values()))
 
 
 def _combination(name: str, pictures: int, others: int, far: int) -> Task:

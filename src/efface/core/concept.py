@@ -1,10 +1,14 @@
 """Concepts to erase or preserve: a name, a target, other prompts for it, and a kind. No tensors."""
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from efface.core.errors import UsageError, nearest
+
+LONGEST = 300  # characters of a name or a prompt; text encoders read some 75 words
+JOINERS = "\u200c\u200d"  # invisible, but part of words in Persian and Indic scripts, and of emoji
 
 Kind = Literal["object", "style", "character", "person", "unsafe", "mark"]
 
@@ -25,7 +29,9 @@ class Concept:
     def __post_init__(self) -> None:
         """Refuse concepts that no method can erase."""
         given = (self.prompts,) if isinstance(self.prompts, str) else self.prompts
-        object.__setattr__(self, "prompts", tuple(given))  # a list is not hashable, and a string is one prompt
+        # a list is not hashable, and a string is one prompt
+        for name, text in {"name": self.name, "target": self.target, "prompts": tuple(given)}.items():
+            object.__setattr__(self, name, tuple(map(_clean, text)) if isinstance(text, tuple) else _clean(text))
         if not self.name.strip():
             raise UsageError("concept: the name is empty; give the words to erase or preserve, such as 'tiger'")
         if not all(prompt.strip() for prompt in self.prompts):
@@ -41,6 +47,21 @@ class Concept:
         return tuple(dict.fromkeys((self.name, *self.prompts)))
 
 
+def _clean(text: str) -> str:
+    """Text in Unicode's composed form (NFC): "é" of one or two characters is one name.
+
+    Raises:
+        UsageError: characters that nobody sees, or a text that is no name.
+    """
+    text = unicodedata.normalize("NFC", text)
+    unseen = (c for c in text if unicodedata.category(c)[0] == "C" and c not in JOINERS)
+    if hidden := next(unseen, None):
+        raise UsageError(f"concept: expected visible characters, got U+{ord(hidden):04X} in {text[:40]!r}; delete it")
+    if len(text) > LONGEST:
+        raise UsageError(f"concept: expected at most {LONGEST} characters, got {len(text)}: {text[:40]!r}…; shorten it")
+    return text
+
+
 def article(words: str) -> str:
     """The words with "a" or "an" before them, unless they start with an article."""
     if words.lower().startswith(("a ", "an ", "the ")):
@@ -51,6 +72,22 @@ def article(words: str) -> str:
 def same(a: str, b: str) -> bool:
     """Whether two names are equal, ignoring case and spacing."""
     return a.lower().split() == b.lower().split()
+
+
+def apart(erase: Iterable[Concept], preserve: Iterable[Concept], where: str = "erase") -> None:
+    """Refuse a concept that is erased twice, or both erased and preserved.
+
+    Raises:
+        UsageError: there is one.
+    """
+    names: list[str] = []
+    for c in erase:
+        if any(same(c.name, other) for other in names):
+            raise UsageError(f"{where}: {c.name!r} is given twice; give it once")
+        names.append(c.name)
+    for p in preserve:
+        if any(same(p.name, name) for name in names):
+            raise UsageError(f"{where}: {p.name!r} is both erased and preserved; take it out of one of the lists")
 
 
 def concepts(given: "str | Concept | Iterable[str | Concept]", target: str = "") -> tuple[Concept, ...]:

@@ -127,7 +127,7 @@ class Denoiser:
 
     def fits(self, prompt: str) -> bool:
         """Whether the text encoder reads all of a prompt, with at least one padding token left."""
-        return not bool(self.embed([prompt]).full)
+        return not bool(self.tokenize([prompt]).mask[0, -1])
 
     def words(self, n: int) -> list[str]:
         """The tokenizer's `n` most frequent words of one token; fewer if it has fewer."""

@@ -90,6 +90,16 @@ def kept_prompts(preserve: Iterable[Concept], templates: bool = True) -> list[st
     return list(ConceptPrompts.of(preserve, templates, subjects=False).prompts)
 
 
+def targets_in_names(erase: Iterable[Concept]) -> tuple[Concept, ...]:
+    """Targets that stand inside the names they replace ("car" of "police car"): to be kept, since an edit of the name moves them too."""
+    found = {}
+    for c in erase:
+        words = iter(c.name.lower().split())
+        if c.target.strip() and all(word in words for word in c.target.lower().split()):  # in their order
+            found[c.target] = Concept(c.target, kind=c.kind)
+    return tuple(found.values())
+
+
 def everyday_prompts(base: Denoiser, n: int, *besides: ConceptPrompts) -> list[str]:
     """The tokenizer's `n` most frequent words that occur in none of these prompts and targets, each bare and with its article."""
     return base.everyday(n, [text for given in besides for text in (*given.prompts, *given.targets)])

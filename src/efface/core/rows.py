@@ -34,23 +34,21 @@ def pair_rows(source: Cond, target: Cond, tokens: str, lead: int = 0) -> tuple[T
     # tokens before the concept are unchanged ("a" is not part of the tiger); each of its own maps to the target's token at the same
     # relative position, or to the end of a target without own tokens; end to end; padding to padding
     words, goal = (p.word_ids()[0][lead:] for p in (source, target))
-    own, stays = torch.arange(1, last - lead + 1), lead
+    own, free = torch.arange(1, last - lead + 1), 0
     share = (last_g - lead) / max(last - lead, 1)
     places = lead + (own * share).ceil().long() if last_g > lead else torch.full_like(own, last_g + 1)
     forth, back = within(words, goal), within(goal, words)
-    if (
-        forth[-1:] == [len(goal)] != [0]
-    ):  # "red car" to "car": a common token to itself, others to the common token before them;
-        places, stays = (
-            lead + torch.tensor(forth),
-            lead + forth.count(0),
-        )  # "red", before any common token, is unchanged
+    if forth[-1:] == [len(goal)] != [0]:
+        # "police car" to "car": a common token to itself, others to the common token before them. "police", before any common token,
+        # has no target row and alone can draw the concept: its weight is 0
+        places, free = lead + torch.tensor(forth), forth.count(0)
     elif back[-1:] == [len(words)] != [0]:  # "car" to "red car": a common token to itself
         places = lead + 1 + torch.tensor([back.index(i) for i in own.tolist()])
     k = n - 1 - max(last, last_g)
     weights = torch.ones(last + k, dtype=torch.float64)
     weights[last + 1 :] = 1 / max(1, k - 1)
-    targets = torch.cat([c[1 : stays + 1], g[places[stays - lead :]], g[last_g + 1 : last_g + 1 + k]])
+    weights[lead : lead + free] = 0
+    targets = torch.cat([c[1 : lead + free + 1], g[places[free:]], g[last_g + 1 : last_g + 1 + k]])
     return c[1 : last + 1 + k], targets, weights
 
 

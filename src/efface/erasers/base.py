@@ -11,7 +11,7 @@ import torch
 from torch import Generator
 
 from efface import __version__
-from efface.core.concept import Concept, concepts, same
+from efface.core.concept import Concept, apart, concepts
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Edit, Header
 from efface.core.errors import UsageError, nearest
@@ -79,6 +79,13 @@ class Eraser(ABC):
         """
         erased, kept = concepts(erase), concepts(preserve)
         self._check(erased, kept)
+        names = [c.name for c in (*erased, *kept)]
+        if long := next(
+            (name for name, last in zip(names, base.tokenize(names).mask[:, -1], strict=True) if last), None
+        ):
+            raise UsageError(
+                f"{type(self).__name__}.fit: the text encoder does not read all of {long[:40]!r}…; give a shorter name"
+            )
         started, rng = time.perf_counter(), Generator().manual_seed(self.seed)
         with torch.random.fork_rng(), peak(base.device) as used:
             torch.manual_seed(self.seed)
@@ -105,8 +112,4 @@ class Eraser(ABC):
         who = type(self).__name__
         if not erase:
             raise UsageError(f"{who}.fit: erase is empty; give at least one concept")
-        for i, c in enumerate(erase):
-            if any(same(c.name, other.name) for other in erase[:i]):
-                raise UsageError(f"{who}.fit: erase[{i}]: {c.name!r} is given twice; give it once")
-            if hit := next((p.name for p in preserve if same(c.name, p.name)), None):
-                raise UsageError(f"{who}.fit: {hit!r} is both erased and preserved; take it out of one of the lists")
+        apart(erase, preserve, f"{who}.fit")

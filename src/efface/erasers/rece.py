@@ -31,7 +31,7 @@ from efface.core.edit import TextMap
 from efface.core.linalg import gram, text_map
 from efface.core.log import Log
 from efface.core.params import param
-from efface.core.prompts import ConceptPrompts, everyday_prompts, kept_prompts
+from efface.core.prompts import ConceptPrompts, everyday_prompts, kept_prompts, targets_in_names
 from efface.core.rows import keep_rows, pair_rows, row_metric
 from efface.erasers.base import Eraser
 from efface.erasers.uce import UCE
@@ -73,7 +73,8 @@ class RECE(Eraser):
         prompts = ConceptPrompts.of(erase, self.phrases)
         embedded = prompts.embed(base)
         erased, targets = embedded.prompts.cpu(), embedded.targets.cpu()
-        kept = base.embed([*kept_prompts(preserve, self.phrases), ""]).cpu()
+        inside = targets_in_names(erase) if self.anchor == "original" else ()
+        kept = base.embed([*kept_prompts((*preserve, *inside), self.phrases), ""]).cpu()
         s = seen(base)
         limit = self.limit * (float(s.trace()) / len(s) if self.limit_unit == "projections" else 1.0)
         if self.anchor == "edited":

@@ -14,8 +14,8 @@ Differs: Float64 and one Cholesky factorisation instead of float32 inverses for 
          Concepts appear as bare names and in prompt templates, whose own words are unchanged. Preset "2023" pairs the last token to
          the end of the padding as the paper's code does, "2025" only the last token as the later code, where an empty target is the
          start token; both have the plain ridge. Preset "2023-tensor" is the released technique "tensor", whose target depends on the
-         layer, so that each weight has its own difference. "red car" to "car" removes an attribute from one thing: common tokens map
-         to themselves, and tokens before the thing, which causal attention keeps independent of it, are unchanged.
+         layer, so that each weight has its own difference. A target inside the name ("police car" to "car") is preserved, common tokens
+         map to themselves, and tokens before them ("police") have no constraint: docs/targets-in-names.md has figures.
 Cost:    No images, no sampling: under a second on Moji; elsewhere the time to embed a few hundred prompts.
 """
 
@@ -33,7 +33,7 @@ from efface.core.edit import Delta, TextMap
 from efface.core.linalg import gain, gram, text_map
 from efface.core.log import Log
 from efface.core.params import param
-from efface.core.prompts import ConceptPrompts, everyday_prompts, kept_prompts
+from efface.core.prompts import ConceptPrompts, everyday_prompts, kept_prompts, targets_in_names
 from efface.core.rows import keep_rows, pair_rows, row_metric
 from efface.erasers.base import Eraser
 
@@ -79,7 +79,7 @@ class UCE(Eraser):
         prompts = ConceptPrompts.of(erase, self.phrases)
         embedded, preserved, everyday = (
             prompts.embed(base),
-            self.preserved(base, preserve),
+            self.preserved(base, (*preserve, *targets_in_names(erase)) if self.tokens == "content" else preserve),
             self.everyday_words(base, prompts),
         )
         given = (embedded.prompts, embedded.targets, preserved, embedded.prefix_lengths.tolist(), everyday)
