@@ -177,7 +177,7 @@ def test_phrases_and_synonyms_are_said(base: Denoiser, monkeypatch: pytest.Monke
         return keep(cond, tokens)
 
     monkeypatch.setattr(TIME, "rows", noted)
-    monkeypatch.setattr("efface.erasers.time.keep_rows", noted_kept)
+    monkeypatch.setattr("efface.core.rows.keep_rows", noted_kept)
     TIME().fit(base, Concept("tiger", "cat", ("leopard",)), ["lion"])
     said = ["tiger", "a tiger", "a picture of a tiger", "leopard", "a leopard", "a picture of a leopard"]
     targets = ["cat", "a cat", "a picture of a cat"] * 2

@@ -13,8 +13,9 @@ from toys import LENGTH, WIDTH, moved, tiny
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser, load
 from efface.core.edit import Delta, TextMap
+from efface.core.linalg import gram
 from efface.core.prompts import targets_in_names
-from efface.core.rows import within
+from efface.core.rows import KeptRows, within
 from efface.erasers.uce import UCE, keep_rows, pair_rows
 from efface.metrics.detectors import detector
 
@@ -64,7 +65,7 @@ def constraints(base: Denoiser, tokens: str, erase: str, target: str, kept: list
 )
 def test_every_projection_is_the_papers_solution(base: Denoiser, tokens: str, erase: str, target: str) -> None:
     edit = UCE(tokens=tokens, erase_scale=1.5, preserve_scale=0.7, **ABSOLUTE).solve(
-        base.embed([erase]), base.embed([target]), base.embed(["lion", "a dog"])
+        base.embed([erase]), base.embed([target]), KeptRows.of(base, ["lion", "a dog"], tokens)
     )
     q = constraints(base, tokens, erase, target, ["lion", "a dog"])
     q["a"], q["b"] = 1.5 * q["a"], 0.7 * q["b"]
@@ -79,7 +80,7 @@ def test_every_projection_is_the_papers_solution(base: Denoiser, tokens: str, er
 
 
 def test_a_relative_ridge_is_in_units_of_the_mean_eigenvalue(base: Denoiser) -> None:
-    words = base.embed(["a tiger"]), base.embed(["cat"]), base.embed(["lion", ""])
+    words = base.embed(["a tiger"]), base.embed(["cat"]), KeptRows.of(base, ["lion", ""], "content")
     q = constraints(base, "content", "a tiger", "cat", ["lion", ""])
     gram = (q["c"] * q["a"]) @ q["c"].T + (q["p"] * q["b"]) @ q["p"].T
     unit = float(np.linalg.eigvalsh(gram).mean())
@@ -96,7 +97,10 @@ def test_everyday_words_shape_the_ridge_as_preserved_rows_would(base: Denoiser) 
     q["p"] = np.concatenate([q["p"], calm["p"]], 1)
     q["b"] = np.concatenate([q["b"], 0.9 * 0.5 * WIDTH / trace * calm["b"]])
     edit = UCE(**ABSOLUTE).solve(
-        base.embed(["a tiger"]), base.embed(["cat"]), base.embed(["lion"]), everyday=base.embed(["moon", "a river"])
+        base.embed(["a tiger"]),
+        base.embed(["cat"]),
+        KeptRows.of(base, ["lion"], "content"),
+        everyday=base.embed(["moon", "a river"]),
     )
     for name, w in list(base.params("xattn.kv").items())[::5]:
         new = edit(base).params([name])[name].double().numpy()
@@ -115,7 +119,7 @@ def test_everyday_words_stay_and_the_erased_is_none_of_them(base: Denoiser) -> N
 def test_a_target_equal_to_the_concept_changes_nothing(base: Denoiser) -> None:
     for tokens in ("content", "last_to_end", "last"):
         words = base.embed(["a tiger", "leopard"])
-        edit = UCE(tokens=tokens).solve(words, words, base.embed(["lion"]))
+        edit = UCE(tokens=tokens).solve(words, words, KeptRows.of(base, ["lion"], tokens))
         assert np.array_equal(matrix(edit), np.eye(WIDTH)), tokens
 
 
@@ -142,7 +146,9 @@ def test_tensor_takes_what_a_projection_makes_of_the_concept_out_of_the_target(b
     erase = [("a tiger", "a cat"), ("leopard", "")]  # each prompt has its own u
     words = [base.embed([p[side] for p in erase]) for side in (0, 1)]
     eraser = UCE(tokens=tokens, erase_scale=1.5, preserve_scale=0.7, technique="tensor", **ABSOLUTE)
-    edit = eraser.subtract(base, *words, base.embed(["lion"]), [1, 0] if tokens == "content" else [0, 0], None)
+    edit = eraser.subtract(
+        base, *words, KeptRows.of(base, ["lion"], tokens), [1, 0] if tokens == "content" else [0, 0], None
+    )
     both = [constraints(base, tokens, c, g, ["lion"]) for c, g in erase]
     stays = 1 if tokens == "content" else 0  # the row of "a" does not move, and is no part of the concept
     for name, w in list(base.params("xattn.kv").items())[::5]:
@@ -321,16 +327,22 @@ def test_fit_says_each_concept_in_every_phrase_and_keeps_the_empty_prompt(
     base: Denoiser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[list[list[int]]]] = []
-    solve = UCE.solve
+    solve, of = UCE.solve, KeptRows.of
+    texts: list[list[str]] = []
 
     def noted(self: UCE, *given: Any) -> TextMap:
-        seen.append([cond.ids.tolist() for cond in given[:3]])
+        seen.append([*(cond.ids.tolist() for cond in given[:2]), *ids(texts.pop())])
         return solve(self, *given)
+
+    def kept_of(base: Denoiser, given: list[str], tokens: str) -> KeptRows:
+        texts.append(given)
+        return of(base, given, tokens)
 
     def ids(*pools: list[str]) -> list[list[list[int]]]:
         return [base.embed(pool).ids.tolist() for pool in pools]
 
     monkeypatch.setattr(UCE, "solve", noted)
+    monkeypatch.setattr(KeptRows, "of", kept_of)
     UCE().fit(base, Concept("tiger", "cat", ("leopard",)), ["lion"])
     said = ["tiger", "a tiger", "a picture of a tiger", "leopard", "a leopard", "a picture of a leopard"]
     targets, kept = ["cat", "a cat", "a picture of a cat"] * 2, ["lion", "a lion", "a picture of a lion", ""]
@@ -343,7 +355,11 @@ def test_fit_says_each_concept_in_every_phrase_and_keeps_the_empty_prompt(
 
 @pytest.mark.parametrize(("kept", "scale"), [(1, 1.0), (4, 0.25), (30, 0.1)])
 def test_preserve_scale_zero_is_the_2023_rule(base: Denoiser, kept: int, scale: float) -> None:
-    words = base.embed(["tiger"]), base.embed(["cat"]), base.embed(["lion", "dog", "a car"] * 10)[:kept]
+    words = (
+        base.embed(["tiger"]),
+        base.embed(["cat"]),
+        KeptRows.of(base, (["lion", "dog", "a car"] * 10)[:kept], "content"),
+    )
     rule, by_hand = (UCE(preserve_scale=b, **ABSOLUTE).solve(*words) for b in (0.0, scale))
     assert np.array_equal(matrix(rule), matrix(by_hand))
 
@@ -400,8 +416,9 @@ def test_solve_takes_embeddings_of_any_precision_and_leaves_them_alone(base: Den
     words = base.embed(["tiger", "cat", "lion"])
     half = replace(words, tokens=words.tokens.bfloat16())
     before = words.tokens.clone()
-    close = matrix(UCE(ridge=0.1).solve(half[:1], half[1:2], half[2:])) - matrix(
-        UCE(ridge=0.1).solve(words[:1], words[1:2], words[2:])
+    ours, theirs = (KeptRows(gram(*keep_rows(given[2:], "content")), 1) for given in (half, words))
+    close = matrix(UCE(ridge=0.1).solve(half[:1], half[1:2], ours)) - matrix(
+        UCE(ridge=0.1).solve(words[:1], words[1:2], theirs)
     )
     assert np.abs(close).max() < 0.02  # bfloat16 has eight bits
     assert torch.equal(words.tokens, before)
@@ -421,3 +438,16 @@ def test_on_moji_a_police_car_goes_and_the_car_stays() -> None:
 
     assert [seen(base, name) for name in ("police car", "car")] == [3, 3]
     assert [seen(edited, name) for name in ("police car", "car")] == [0, 3]
+
+
+def test_preserved_names_are_summed_part_by_part(base: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The encoder is never given more than a part, and the sum is that of all at once."""
+    names = [f"{word} {i}" for i in range(9) for word in ("lion", "boat", "moon")]
+    whole, given = gram(*keep_rows(base.embed(names), "content")), []
+    embed = type(base).embed
+    monkeypatch.setattr(type(base), "embed", lambda self, texts: (given.append(len(texts)), embed(self, texts))[1])
+    monkeypatch.setattr("efface.core.rows.PART", 10)
+    kept = KeptRows.of(base, names, "content")
+    assert given == [10, 10, 7]
+    assert kept.prompts == 27
+    torch.testing.assert_close(kept.moment, whole, rtol=1e-12, atol=1e-12)

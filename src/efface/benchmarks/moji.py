@@ -182,7 +182,7 @@ def _as_given(task: Task, entry: Entry) -> Task:
         raise UsageError(
             f"concept: expected the name alone for {entry.name!r}, which stands for several concepts; list them one by one"
         )
-    c = task.erase[0]
+    c = next(iter(task.erase))
     erased = replace(
         c,
         target=c.target if entry.target is None else entry.target,

@@ -7,10 +7,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def gram(rows: Float[Tensor, "n d"], weights: Float[Tensor, "n"], chunk: int = 4096) -> Float[Tensor, "d d"]:
-    """Gram matrix Σ w_i r_i r_iᵀ in float64, in chunks to save memory."""
+def gram(
+    rows: Float[Tensor, "n d"],
+    weights: Float[Tensor, "n"],
+    chunk: int = 4096,
+    total: Float[Tensor, "d d"] | None = None,
+) -> Float[Tensor, "d d"]:
+    """Gram matrix Σ w_i r_i r_iᵀ in float64, in chunks to save memory; added to `total`, in place, if that is given."""
     d = rows.shape[1]
-    total = torch.zeros(d, d, dtype=torch.float64)
+    total = torch.zeros(d, d, dtype=torch.float64) if total is None else total
     for part, w in zip(rows.split(chunk), weights.split(chunk), strict=True):
         scaled = part.double() * w.double().sqrt()[:, None]
         total.addmm_(scaled.T, scaled)

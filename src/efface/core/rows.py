@@ -1,12 +1,17 @@
 """Token embeddings ("rows") of prompts for closed forms: pairs of source and target rows, rows to preserve, and their weights."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from efface.core.denoiser import Cond
+from efface.core.cond import Cond
+from efface.core.denoiser import Denoiser
 from efface.core.linalg import gram
+
+PART = 256  # preserved prompts that are embedded at once
 
 
 def row_metric(rows: Tensor, weights: Tensor) -> Tensor:
@@ -59,6 +64,24 @@ def within(words: Sequence[int], goal: Sequence[int]) -> list[int]:
         at += at < len(goal) and word == goal[at]
         counts.append(at)
     return counts
+
+
+@dataclass(frozen=True)
+class KeptRows:
+    """All that a closed form needs of preserved prompts: the Gram matrix of their rows, and how many prompts they are."""
+
+    moment: Float[Tensor, "d d"]
+    prompts: int
+
+    @classmethod
+    def of(cls, base: Denoiser, texts: Sequence[str], tokens: str) -> "KeptRows":
+        """Embeds the texts part by part: ten thousand names take no more memory than a few hundred."""
+        width = next(iter(base.text_readers().values())).in_features
+        total = torch.zeros(width, width, dtype=torch.float64)
+        for i in range(0, len(texts), PART):
+            rows, weights = keep_rows(base.embed(texts[i : i + PART]).cpu(), tokens)
+            gram(rows, weights, total=total)
+        return cls(total, len(texts))
 
 
 def keep_rows(preserved: Cond, tokens: str) -> tuple[Tensor, Tensor]:

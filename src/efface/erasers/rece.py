@@ -32,7 +32,7 @@ from efface.core.linalg import gram, text_map
 from efface.core.log import Log
 from efface.core.params import param
 from efface.core.prompts import ConceptPrompts, everyday_prompts, kept_prompts, targets_in_names
-from efface.core.rows import keep_rows, pair_rows, row_metric
+from efface.core.rows import KeptRows, keep_rows, pair_rows, row_metric
 from efface.erasers.base import Eraser
 from efface.erasers.uce import UCE
 
@@ -74,25 +74,26 @@ class RECE(Eraser):
         embedded = prompts.embed(base)
         erased, targets = embedded.prompts.cpu(), embedded.targets.cpu()
         inside = targets_in_names(erase) if self.anchor == "original" else ()
-        kept = base.embed([*kept_prompts((*preserve, *inside), self.phrases), ""]).cpu()
-        s = seen(base)
+        rows = "content" if self.anchor == "original" else "last_to_end"
+        kept = KeptRows.of(base, [*kept_prompts((*preserve, *inside), self.phrases), ""], rows)
+        more = (len(erased) - 1) * (self.empty == "each") * KeptRows.of(base, [""], rows).moment
+        k, s = self.preserve_scale * (kept.moment + more), seen(base)
         limit = self.limit * (float(s.trace()) / len(s) if self.limit_unit == "projections" else 1.0)
         if self.anchor == "edited":
-            t = self.from_edited(erased, targets, kept, s, limit)
+            t = self.from_edited(erased, targets, kept, k, s, limit)
         else:
             everyday = base.embed(everyday_prompts(base, UCE().everyday, prompts)).cpu()
-            t = self.from_original(erased, targets, kept, s, limit, embedded.prefix_lengths.tolist(), everyday)
+            t = self.from_original(erased, targets, k, s, limit, embedded.prefix_lengths.tolist(), everyday)
         eye = torch.eye(len(t), dtype=t.dtype)
         return TextMap(left=t - eye, right=eye)
 
     def from_original(
-        self, erased: Cond, targets: Cond, kept: Cond, s: Tensor, limit: float, prefixes: list[int], everyday: Cond
+        self, erased: Cond, targets: Cond, k: Tensor, s: Tensor, limit: float, prefixes: list[int], everyday: Cond
     ) -> Tensor:
         """T (d d) of one objective over the concept's rows and all adversarial rows, from the original weights."""
         paired = [pair_rows(erased[[i]], targets[[i]], "content", n) for i, n in enumerate(prefixes)]
         c, g, a = (torch.cat(parts).double() for parts in zip(*paired, strict=True))
-        rows, b = keep_rows(self.repeated(kept, len(erased)), "content")
-        a, k = self.erase_scale * a, gram(rows, self.preserve_scale * b)
+        a = self.erase_scale * a
         ridge = self.ridge * float(k.trace() + (a * c.square().sum(1)).sum()) / len(k)
         metric = row_metric(*keep_rows(everyday, "content"))
         moved = (c != g).any(1)  # the tokens before a concept are unchanged: there is nothing to bring back
@@ -106,22 +107,18 @@ class RECE(Eraser):
             t = whole(text_map(c, g, a, k, ridge, metric))
         return t
 
-    def from_edited(self, erased: Cond, targets: Cond, kept: Cond, s: Tensor, limit: float) -> Tensor:
+    def from_edited(self, erased: Cond, targets: Cond, kept: KeptRows, k: Tensor, s: Tensor, limit: float) -> Tensor:
         """T (d d) of the released loop: all rows, each round edits the edited weights, W <- W T_round."""
         first = UCE(**{**UCE.presets["2023"], "erase_scale": self.erase_scale}).solve(erased, targets, kept)
         t = whole((first.left.double(), first.right.double()))
-        c, g, p = (cond.tokens.flatten(0, 1).double() for cond in (erased, targets, self.repeated(kept, len(erased))))
-        a, k = torch.full_like(c[:, 0], self.erase_scale), gram(p, torch.full_like(p[:, 0], self.preserve_scale))
+        c, g = (cond.tokens.flatten(0, 1).double() for cond in (erased, targets))
+        a = torch.full_like(c[:, 0], self.erase_scale)
         for _ in range(self.rounds * bool((c != g).any())):  # a concept equal to its target cannot come back
             z = adversary(t, s, c, limit)
             if self.enough and share(t, s, z, c, g, a) <= self.enough:
                 break
             t = t @ whole(text_map(z, g, a, k, self.ridge))
         return t
-
-    def repeated(self, kept: Cond, erased: int) -> Cond:
-        """The preserved prompts, with "" at the end, repeated as `empty` sets."""
-        return kept[[*range(len(kept)), *[-1] * (erased - 1) * (self.empty == "each")]]
 
 
 def seen(base: Denoiser) -> Float[Tensor, "d d"]:

@@ -27,11 +27,11 @@ from typing_extensions import override  # in typing from Python 3.12
 from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import TextMap
-from efface.core.linalg import gram, text_map
+from efface.core.linalg import text_map
 from efface.core.log import Log
 from efface.core.params import param
-from efface.core.prompts import ConceptPrompts, kept_prompts
-from efface.core.rows import keep_rows
+from efface.core.prompts import ConceptPrompts, kept_prompts, targets_in_names
+from efface.core.rows import KeptRows
 from efface.erasers.base import Eraser
 
 
@@ -69,8 +69,9 @@ class TIME(Eraser):
         prefixes = enumerate(embedded.prefix_lengths.tolist())
         parts = [self.rows(sources[[i]], targets[[i]], prefix, (an, a)) for i, prefix in prefixes]
         c, g, weights = (torch.cat(part) for part in zip(*parts, strict=True))
-        rows, row_weights = keep_rows(base.embed(["", *kept_prompts(preserve, self.phrases)]).cpu(), "content")
-        protected = gram(rows, self.preserve_scale * row_weights)
+        inside = targets_in_names(erase) if self.alignment == "subsequence" else ()
+        kept = KeptRows.of(base, ["", *kept_prompts((*preserve, *inside), self.phrases)], "content")
+        protected = self.preserve_scale * kept.moment
         unit = 1.0
         if self.ridge_unit == "rows":
             unit = (protected.trace() + (weights * c.double().square().sum(1)).sum()) / c.shape[1]

@@ -30,11 +30,11 @@ from typing_extensions import override  # in typing from Python 3.12
 from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import Delta, TextMap
-from efface.core.linalg import gain, gram, text_map
+from efface.core.linalg import gain, text_map
 from efface.core.log import Log
 from efface.core.params import param
 from efface.core.prompts import ConceptPrompts, everyday_prompts, kept_prompts, targets_in_names
-from efface.core.rows import keep_rows, pair_rows, row_metric
+from efface.core.rows import KeptRows, keep_rows, pair_rows, row_metric
 from efface.erasers.base import Eraser
 
 RELEASED_2023 = {
@@ -77,18 +77,16 @@ class UCE(Eraser):
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> TextMap | Delta:
         prompts = ConceptPrompts.of(erase, self.phrases)
-        embedded, preserved, everyday = (
-            prompts.embed(base),
-            self.preserved(base, (*preserve, *targets_in_names(erase)) if self.tokens == "content" else preserve),
-            self.everyday_words(base, prompts),
-        )
-        given = (embedded.prompts, embedded.targets, preserved, embedded.prefix_lengths.tolist(), everyday)
+        embedded, everyday = prompts.embed(base), self.everyday_words(base, prompts)
+        inside = targets_in_names(erase) if self.tokens == "content" else ()
+        kept = self.preserved(base, (*preserve, *inside))
+        given = (embedded.prompts, embedded.targets, kept, embedded.prefix_lengths.tolist(), everyday)
         return self.solve(*given) if self.technique == "replace" else self.subtract(base, *given)
 
-    def preserved(self, base: Denoiser, preserve: Sequence[Concept], unconditional: bool = True) -> Cond:
+    def preserved(self, base: Denoiser, preserve: Sequence[Concept], unconditional: bool = True) -> KeptRows:
         """Preserved prompts; without the unconditional prompt as in the later released code, so perhaps none."""
-        kept = base.embed([*kept_prompts(preserve, self.phrases), ""])
-        return kept if unconditional and self.tokens != "last" else kept[:-1]
+        empty = [""] * (unconditional and self.tokens != "last")
+        return KeptRows.of(base, [*kept_prompts(preserve, self.phrases), *empty], self.tokens)
 
     def everyday_words(self, base: Denoiser, *besides: ConceptPrompts) -> Cond | None:
         """Frequent words that define the metric of λ."""
@@ -96,22 +94,22 @@ class UCE(Eraser):
         return base.embed(texts) if texts else None
 
     def solve(
-        self, erased: Cond, targets: Cond, preserved: Cond, prefixes: Sequence[int] = (), everyday: Cond | None = None
+        self, erased: Cond, targets: Cond, kept: KeptRows, prefixes: Sequence[int] = (), everyday: Cond | None = None
     ) -> TextMap:
-        """The map for embedded prompts: `erased[i]` becomes `targets[i]`, except its first `prefixes[i]` tokens; `preserved` stays.
+        """The map for embedded prompts: `erased[i]` becomes `targets[i]`, except its first `prefixes[i]` tokens; `kept` stays.
 
         `everyday` prompts define the ridge's metric: the map is pulled towards the identity in their directions.
         """
         c, g, weights = (torch.cat(parts) for parts in zip(*self.paired(erased, targets, prefixes), strict=True))
-        return TextMap(*text_map(c, g, *self.system(c, weights, preserved, everyday)))
+        return TextMap(*text_map(c, g, *self.system(c, weights, kept, everyday)))
 
     def subtract(
-        self, base: Denoiser, erased: Cond, targets: Cond, preserved: Cond, prefixes: list[int], everyday: Cond | None
+        self, base: Denoiser, erased: Cond, targets: Cond, kept: KeptRows, prefixes: list[int], everyday: Cond | None
     ) -> Delta:
         """`solve` with targets V = W G - ⟨u, W G⟩ u, u = W C / |W C|, for each projection W, over each prompt's rows C that change."""
         paired = self.paired(erased, targets, prefixes)
         c, g, weights = (torch.cat(parts) for parts in zip(*paired, strict=True))
-        y = gain(c, *self.system(c, weights, preserved, everyday))
+        y = gain(c, *self.system(c, weights, kept, everyday))
         deltas = {}
         for name, w in base.params(self.where).items():
             w64, missing = w.cpu().double(), torch.zeros(len(c), len(w), dtype=torch.float64)
@@ -130,12 +128,10 @@ class UCE(Eraser):
         return [pair_rows(erased[[i]], targets[[i]], self.tokens, prefix) for i, prefix in pairs]
 
     def system(
-        self, c: Tensor, weights: Tensor, preserved: Cond, everyday: Cond | None
+        self, c: Tensor, weights: Tensor, preserved: KeptRows, everyday: Cond | None
     ) -> tuple[Tensor, Tensor, float, Tensor | None]:
         """The closed form's other arguments: weights a, Gram matrix K of preserved rows, ridge λ and its metric R."""
-        rows, row_weights = keep_rows(preserved.cpu(), self.tokens)
-        b = self.preserve_scale or max(0.1, 1 / max(1, len(preserved)))
-        kept = gram(rows, b * row_weights)
+        kept = (self.preserve_scale or max(0.1, 1 / max(1, preserved.prompts))) * preserved.moment
         weights = self.erase_scale * weights
         unit = 1.0
         if self.ridge_unit == "rows":
