@@ -29,6 +29,10 @@ from efface.core.key import Key
 from efface.core.steering import RULES, Rule, Steer
 
 FORMAT = 1  # of the file; a reader refuses what a newer efface wrote
+TYPES: Mapping[str, type] = {  # of the header's entries, where they are plain
+    "method": str, "settings": dict, "erase": list, "preserve": list, "base": str, "model": str, "seed": int, "version": str,
+    "created": str, "notes": dict, "signature": str,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,11 @@ class Header:
             KeyError, TypeError, ValueError: the data is not a header.
         """
         known = {f.name for f in fields(cls)}
+        for name, kind in TYPES.items():
+            if not isinstance(raw.get(name, kind()), kind) or isinstance(raw.get(name), bool):
+                raise TypeError(f"{name}: {raw[name]!r}"[:80])
+        if any(not isinstance(c, dict) for name in ("erase", "preserve") for c in raw.get(name, ())):
+            raise TypeError("erase or preserve: not concepts")
         if signature := raw.get("signature"):
             Signature.read(signature)  # refused now, not when it is applied
         kept = {k: v for k, v in raw.items() if k in known}
@@ -88,6 +97,20 @@ class Edit(ABC):
     @abstractmethod
     def changes(self, base: Denoiser) -> dict[str, Tensor]:
         """New values of the weights this edit touches, computed from `base`."""
+
+    def weights(self, base: Denoiser) -> dict[str, Tensor]:
+        """`changes`, all of them finite.
+
+        Raises:
+            EffaceError: one is not, since the edit is, the strength is too large or the dtype too narrow.
+        """
+        new = self.changes(base)
+        if broken := next((name for name, w in new.items() if not w.isfinite().all()), None):
+            raise EffaceError(
+                f"edit: at strength {self.strength:g} it makes {broken} infinite or not a number in {new[broken].dtype}; "
+                "apply it weaker, or to a model in float32"
+            )
+        return new
 
     def steers(self) -> tuple[Steer, ...]:
         """Corrections of the sampler's guided prediction; none for most kinds."""
@@ -121,7 +144,7 @@ class Edit(ABC):
             UsageError: the edit was made for other weights, unless `any_base`.
         """
         self.require(base, any_base)
-        new = self.changes(base)
+        new = self.weights(base)
         edited = base.fork(new)
         _write(edited, new)
         edited.steers = (*base.steers, *self.steers())
@@ -139,7 +162,7 @@ class Edit(ABC):
             raise UsageError(f"bake: expected an edit of weights, got one that {more}; apply it with edit(model)")
         base = Denoiser(pipeline)
         self.require(base, any_base)
-        _write(base, self.changes(base))
+        _write(base, self.weights(base))
 
     def require(self, base: Denoiser, any_base: bool = False) -> None:
         """Refuse weights the edit was not made for. The same weights in another dtype, or wrapped by LoRA layers, are accepted.
@@ -188,8 +211,19 @@ class Edit(ABC):
         """The file's header as plain values."""
         return {"format": FORMAT, "kind": type(self).__name__, "strength": self.strength, **asdict(self.header)}
 
+    def broken(self) -> str:
+        """The name of a stored tensor that is not finite; "" if all are."""
+        floats = (name for name, t in self.tensors().items() if t.is_floating_point() and not t.isfinite().all())
+        return next(floats, "")
+
     def save(self, path: str | Path) -> None:
-        """Write the edit as one safetensors file, atomically."""
+        """Write the edit as one safetensors file, atomically.
+
+        Raises:
+            EffaceError: one of its tensors is not finite, or the file cannot be written.
+        """
+        if name := self.broken():
+            raise EffaceError(f"{path}: not written: {name} of the edit is not finite; fit it again")
         write_tensors(Path(path), self.tensors(), self.record())
 
 
@@ -212,11 +246,15 @@ def load_edit(path: str | Path) -> Edit:
             f"{path}: written by efface {raw.get('version')} as {raw.get('kind')}, which this efface cannot read; upgrade it"
         )
     try:
-        return from_record(tensors, raw)
-    except (KeyError, TypeError, ValueError) as error:
+        edit = from_record(tensors, raw)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RuntimeError) as error:
+        first = (str(error).splitlines() or [""])[0]
         raise EffaceError(
-            f"{path}: the header and the tensors do not fit together ({error!r}); copy or make it again"
+            f"{path}: the header and the tensors do not fit together ({type(error).__name__}: {first}); copy or make it again"
         ) from error
+    if name := edit.broken():
+        raise EffaceError(f"{path}: {name} has values that are not finite; delete the file and make it again")
+    return edit
 
 
 def from_record(tensors: dict[str, Tensor], raw: Mapping[str, Any]) -> Edit:
@@ -225,6 +263,8 @@ def from_record(tensors: dict[str, Tensor], raw: Mapping[str, Any]) -> Edit:
     Raises:
         KeyError, TypeError, ValueError: the two do not fit together.
     """
+    if wrong := next((k for k, t in tensors.items() if not (t.is_floating_point() or t.dtype == torch.uint8)), None):
+        raise TypeError(f"{wrong}: expected floating point numbers, got {tensors[wrong].dtype}")
     edit = Edit.kinds[raw["kind"]].build(tensors, Header.read(raw), raw)
     edit.strength = float(raw["strength"])
     if not math.isfinite(edit.strength):
@@ -260,6 +300,7 @@ class TextMap(Edit):
     @classmethod
     @override
     def build(cls, tensors: dict[str, Tensor], header: Header, raw: Mapping[str, Any]) -> "TextMap":
+        _factors("left, right", tensors["left"], tensors["right"].mT)
         return cls(tensors["left"], tensors["right"], header)
 
 
@@ -314,6 +355,8 @@ class LowRank(Edit):
     @override
     def build(cls, tensors: dict[str, Tensor], header: Header, raw: Mapping[str, Any]) -> "LowRank":
         names = dict.fromkeys(k.rsplit("/", 1)[0] for k in tensors)
+        for k in names:
+            _factors(k, tensors[f"{k}/up"], tensors[f"{k}/down"])
         return cls({k: (tensors[f"{k}/up"], tensors[f"{k}/down"]) for k in names}, header)
 
 
@@ -588,6 +631,12 @@ def _as_tensor(value: Any) -> Tensor:
 
 def _from_tensor(encoded: Tensor) -> Any:
     return json.loads(bytes(encoded.tolist()))
+
+
+def _factors(name: str, up: Tensor, down: Tensor) -> None:
+    """Refuse factors that are no matrices, or do not multiply."""
+    if up.ndim != 2 or down.ndim != 2 or up.shape[1] != down.shape[0]:
+        raise ValueError(f"{name}: expected two matrices of one rank, got {tuple(up.shape)} and {tuple(down.shape)}")
 
 
 def _fits(name: str, made: Sequence[int], has: Sequence[int]) -> None:

@@ -66,6 +66,7 @@ def export(
     if to != "peft" and path.suffix != ".safetensors":
         raise UsageError(f"path: expected a name that ends in .safetensors, got {path.name!r}; {to} reads only those")
     edit.require(base, any_base)
+    edit.weights(base)  # refuses what is not finite
     steps = _steps(edit)
     weights = _matrices(steps, base, to)
     _check_rank(steps, weights, rank)

@@ -31,7 +31,7 @@ class Log:
 
     def __init__(self, checkpoint: Path | None = None, recipe: str = "") -> None:
         """Set the checkpoint; no file is read or written before training starts."""
-        self.checkpoint, self.recipe = checkpoint, recipe
+        self.checkpoint, self.recipe, self.step = checkpoint, recipe, 0  # the step that is being trained
 
     def stage(self, name: str, total: int) -> Callable[[int], None]:
         """Begin a stage of `total` units; call the returned function with the number of finished units."""
@@ -49,6 +49,7 @@ class Log:
         advance = self.stage("training", total)
         advance(start)
         for step in range(start, total):
+            self.step = step + 1
             yield step
             if self.checkpoint and (step + 1) % every == 0:
                 flat = {f"{i}|{k}": v for i, learner in enumerate(several) for k, v in learner.state().items()}

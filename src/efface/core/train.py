@@ -1,6 +1,6 @@
 """Training for erasers: float32 master weights, Adam, and gradients that leave `.grad` of shared tensors alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -8,6 +8,11 @@ from typing_extensions import override  # in typing from Python 3.12
 
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, LowRank
+from efface.core.errors import EffaceError
+
+
+class NotFinite(EffaceError):
+    """A loss or a weight in training is infinite or not a number."""
 
 
 class Learner:
@@ -25,17 +30,27 @@ class Learner:
         self.adam = torch.optim.AdamW(values, lr=lr, betas=(0.9, 0.999), weight_decay=decay, foreach=True)
 
     def step(self, loss: Tensor) -> None:
-        """One Adam step on `loss`, by torch.autograd.grad: `.grad` on shared tensors would be hidden state."""
+        """One Adam step on `loss`, by torch.autograd.grad: `.grad` on shared tensors would be hidden state.
+
+        Raises:
+            NotFinite: the loss, or a weight after the step.
+        """
+        _finite("the loss", [loss])
         grads = torch.autograd.grad(loss, list(self.leaves.values()), allow_unused=True)
         self.descend(dict(zip(self.leaves, grads, strict=True)))
 
     def descend(self, grads: Mapping[str, Tensor | None]) -> None:
-        """One Adam step with gradients by name; None is a zero gradient."""
+        """One Adam step with gradients by name; None is a zero gradient.
+
+        Raises:
+            NotFinite: a weight after the step.
+        """
         for name, leaf in self.leaves.items():
             g = grads[name]
             leaf.grad = torch.zeros_like(leaf) if g is None else g.to(leaf)
         self.adam.step()
         self.adam.zero_grad()
+        _finite("a weight", list(self.leaves.values()))
 
     def state(self) -> dict[str, Tensor]:
         """Everything an interrupted run needs to continue bit for bit."""
@@ -90,6 +105,7 @@ class Tuner(Learner):
 
     @override
     def step(self, loss: Tensor) -> None:
+        _finite("the loss", [loss])
         grads = torch.autograd.grad(loss, list(self.workers.values()), allow_unused=True)
         found: dict[str, Tensor | None] = {}
         for (name, worker), g in zip(self.workers.items(), grads, strict=True):
@@ -129,3 +145,10 @@ class Tuner(Learner):
     def restore(self, flat: Mapping[str, Tensor]) -> None:
         super().restore(flat)
         self.sync()
+
+
+def _finite(what: str, tensors: Sequence[Tensor]) -> None:
+    """Refuse values that are not finite."""
+    norms = torch.stack([n.detach().float() for n in torch._foreach_norm([t.detach() for t in tensors], torch.inf)])
+    if not norms.isfinite().all():
+        raise NotFinite(f"{what} is infinite or not a number")

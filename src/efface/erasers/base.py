@@ -14,10 +14,11 @@ from efface import __version__
 from efface.core.concept import Concept, apart, concepts
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Edit, Header
-from efface.core.errors import UsageError, nearest
+from efface.core.errors import EffaceError, UsageError, nearest
 from efface.core.log import Log
 from efface.core.memory import peak
 from efface.core.params import check
+from efface.core.train import NotFinite
 
 NEEDS = {
     "words": "runs the text encoder only",
@@ -89,7 +90,7 @@ class Eraser(ABC):
         started, rng = time.perf_counter(), Generator().manual_seed(self.seed)
         with torch.random.fork_rng(), peak(base.device) as used:
             torch.manual_seed(self.seed)
-            edit = self.run(base, erased, kept, rng, log or Log())
+            edit = self._run(base, erased, kept, rng, log or Log())
         header = Header(
             method=type(self).__name__, settings=asdict(self), erase=erased, preserve=kept,
             base=base.fingerprint, model=model, seed=self.seed, version=__version__,
@@ -97,6 +98,25 @@ class Eraser(ABC):
             memory=used.bytes, notes=edit.header.notes, signature=base.signature.written(),
         )  # fmt: skip
         return edit.stamped(header)
+
+    def _run(
+        self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
+    ) -> Edit:
+        who = type(self).__name__
+        try:
+            edit = self.run(base, erase, preserve, rng, log)
+        except NotFinite as error:
+            kept = f"; the last checkpoint before it is {log.checkpoint}" if log.checkpoint else ""
+            raise EffaceError(
+                f"{who}.fit: training stopped at step {log.step}: {error}; no edit was written, train with a lower --lr{kept}"
+            ) from error
+        except torch.linalg.LinAlgError as error:
+            raise EffaceError(f"{who}.fit: the equations cannot be solved ({error}); give a larger --ridge") from error
+        if name := edit.broken():
+            raise EffaceError(
+                f"{who}.fit: {name} of the edit is not finite; no edit was written, give settings nearer to the defaults"
+            )
+        return edit
 
     @abstractmethod
     def run(
