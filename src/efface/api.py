@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from efface.core.concept import Concept, apart, article
 from efface.core.errors import UsageError
-from efface.core.files import writable, write_text
-from efface.core.header import read_header
+from efface.core.files import mentions, refuse_folder, writable, write_text
+from efface.core.header import read_header, wrote
 from efface.core.lists import Entry, entries, listed, quoted
 from efface.core.log import Log
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # these import torch, which takes seconds: lists and wrong ar
     from efface.metrics.rates import Rate
 
 MOJI = "moji"
+PAGE = mentions(b'name="generator" content="efface"')
 COST = {"": "none", "words": "seconds", "drawing": "minutes"}  # of a fit, by what the method needs
 
 
@@ -165,9 +166,15 @@ def plan(
     erased, preserved = concepts(found, model, to=to, kind=kind), tuple(dict.fromkeys(concepts(kept, model)))
     apart(erased, preserved)
     resolve(model)
+    writable(output, _edit)
+    writable(output.with_suffix(".key.safetensors"), lambda path: wrote(path) == "Key")
     said = {"to": to, "kind": kind, "preserve": preserve}
     words = (*names, *(word for k, v in said.items() if v for word in (f"--{k}", v)))
     return Plan(method, given, erased, preserved, output, model, device=device, seed=seed, words=words)
+
+
+def _edit(path: Path) -> bool:
+    return wrote(path) not in ("", "Key", "LoRA", "Attempt", "training")
 
 
 def erase(plan: Plan, log: Log | None = None, base: "Denoiser | None" = None) -> "Edit":
@@ -182,14 +189,16 @@ def erase(plan: Plan, log: Log | None = None, base: "Denoiser | None" = None) ->
         UsageError: the method refuses the concepts, or the model cannot be loaded.
         EffaceError: the file cannot be written.
     """
+    from efface.core.effect import effect
     from efface.erasers import make
 
-    writable(plan.output)
     eraser, log = make(plan.method, **plan.settings, seed=plan.seed), log or Log()
     base = base or load(plan.model, plan.device)
     log.checkpoint = plan.output.with_name(f".{plan.output.name}.training")
     edit = eraser.fit(base, plan.erase, plan.preserve, log=log, model=plan.model)
     log.checkpoint = None
+    found = effect(base, edit(base), edit.header.erase[0])
+    edit = edit.stamped(dataclasses.replace(edit.header, effect=found))
     edit.save(plan.output)
     return edit
 
@@ -260,9 +269,10 @@ def generate(
         raise UsageError(f"--output: expected a file name that ends in .png, got {str(output)!r}; give such a name")
     if keys and not paths:
         raise UsageError("--key: expected an edit for the key, got none; give it with --edit")
-    writable(output)
+    writable(output, mentions(b"efface"))
     import numpy as np
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     from efface.core.files import replace_file
 
@@ -278,7 +288,9 @@ def generate(
         rows.append(np.concatenate(pictures, axis=1))
     sheet, zoom = np.concatenate(rows, axis=0), max(1, 128 // base.image_size)
     picture = Image.fromarray(sheet.repeat(zoom, 0).repeat(zoom, 1))
-    replace_file(output, lambda part: picture.save(part, format="png"))
+    about = PngInfo()
+    about.add_text("Software", "efface")
+    replace_file(output, lambda part: picture.save(part, format="png", pnginfo=about))
     return len(rows)
 
 
@@ -293,6 +305,7 @@ def bake(
     """
     if output.suffix in (".safetensors", ".ckpt", ".pt", ".bin"):
         raise UsageError(f"--output: expected the name of a folder, got {str(output)!r}; leave {output.suffix} out")
+    refuse_folder(output)
     from efface.core.io import write_pipeline
 
     edit = stacked(paths) * strength
@@ -318,6 +331,10 @@ def export(
         UsageError: a LoRA cannot represent the edit, or it is for another model.
         EffaceError: the file cannot be written.
     """
+    if to == "peft":
+        refuse_folder(output)
+    else:
+        writable(output, lambda path: wrote(path) == "LoRA")
     from efface.core import export
 
     return export.export(stacked(paths) * strength, load(model), output, to=to, rank=rank, any_base=any_base)
@@ -345,6 +362,7 @@ def show_search(path: Path, output: Path) -> str:
     """
     from efface.report.targets import as_page, as_text, search_results
 
+    writable(output, PAGE)
     record = show(path)
     if not search_results(record):
         raise UsageError(
@@ -690,6 +708,7 @@ def compare(folders: Sequence[Path], output: Path = Path("comparison.html")) -> 
 def _page(path: Path) -> Path:
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--output: expected a file name that ends in .html, got {str(path)!r}; give such a name")
+    writable(path, PAGE)
     return path
 
 

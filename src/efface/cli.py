@@ -70,6 +70,9 @@ def erase(
     header, size = edit.header, output.stat().st_size / 2**20
     erased = _and([c.name for c in header.erase])
     out.print(f"{output}: {header.method} erases {erased} from {model} ({size:.2f} MiB, {header.seconds:.1f} s).")
+    from efface.core.effect import sentence
+
+    out.print(sentence(header.effect))
     if (key := output.with_suffix(".key.safetensors")).is_file() and "Keyed" in api.method(method).makes:
         out.print(f"{key}: the key that brings the concept back (--key); keep it apart.")
     _next("generate", api.prompt(header.erase[0]), "--edit", str(output), "--compare", *_where(model, device))

@@ -26,9 +26,13 @@ def steep(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["esd-x", "esd-u", "spm", "naive"])
-def test_training_stops_at_the_step_that_breaks_and_keeps_the_checkpoint(base: Denoiser, name: str, tmp_path: Path) -> None:
+def test_training_stops_at_the_step_that_breaks_and_keeps_the_checkpoint(
+    base: Denoiser, name: str, tmp_path: Path
+) -> None:
     log = Log(tmp_path / "training")
-    with pytest.raises(EffaceError, match=r"\.fit: training stopped at step \d+: (the loss|a weight) is infinite or not a") as error:
+    with pytest.raises(
+        EffaceError, match=r"\.fit: training stopped at step \d+: (the loss|a weight) is infinite or not a"
+    ) as error:
         steep(name).fit(base, "tiger", log=log)
     assert 1 <= log.step <= 3
     assert "no edit was written, train with a lower --lr" in str(error.value)
@@ -38,9 +42,13 @@ def test_training_stops_at_the_step_that_breaks_and_keeps_the_checkpoint(base: D
 def test_a_checkpoint_before_the_break_stays(tmp_path: Path) -> None:
     leaf = torch.ones(3)
     log, learner = Log(tmp_path / "training"), Learner({"a": leaf}, lr=0.1)
-    with pytest.raises(NotFinite, match="the loss"):
+
+    def train() -> None:
         for step in log.steps(learner, 10, every=2):
             learner.step(leaf.sum() * (float("nan") if step == 5 else 1.0))
+
+    with pytest.raises(NotFinite, match="the loss"):
+        train()
     assert log.step == 6
     again, other = Log(tmp_path / "training"), torch.zeros(3)
     assert next(again.steps(Learner({"a": other}, lr=0.1), 10)) == 4
@@ -48,13 +56,22 @@ def test_a_checkpoint_before_the_break_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_edit_that_is_not_finite_is_neither_written_nor_applied(base: Denoiser, value: float, tmp_path: Path) -> None:
+def test_an_edit_that_is_not_finite_is_neither_written_nor_applied(
+    base: Denoiser, value: float, tmp_path: Path
+) -> None:
     edit = Delta({NAME: torch.full(base.params([NAME])[NAME].shape, value)})
     with pytest.raises(EffaceError, match=f"not written: {NAME} of the edit is not finite; fit it again"):
         edit.save(tmp_path / "edit.safetensors")
     assert not list(tmp_path.iterdir())
-    for use in (lambda: edit(base), lambda: edit.bake(base.pipeline), lambda: export(edit, base, tmp_path / "l.safetensors", rank=1)):
-        with pytest.raises(EffaceError, match=f"at strength 1 it makes {NAME} infinite or not a number in torch.float32; apply it weaker"):
+    for use in (
+        lambda: edit(base),
+        lambda: edit.bake(base.pipeline),
+        lambda: export(edit, base, tmp_path / "l.safetensors", rank=1),
+    ):
+        with pytest.raises(
+            EffaceError,
+            match=f"at strength 1 it makes {NAME} infinite or not a number in torch.float32; apply it weaker",
+        ):
             use()
 
 
@@ -93,7 +110,9 @@ LORA = LowRank({NAME: (torch.ones(4, 2), torch.ones(2, 9))})
         (Delta({}), {NAME: torch.ones(4, dtype=torch.int64)}),
     ],
 )  # fmt: skip
-def test_a_file_with_tensors_of_no_use_is_refused_by_its_name(edit: Edit, tensors: dict[str, Tensor], tmp_path: Path) -> None:
+def test_a_file_with_tensors_of_no_use_is_refused_by_its_name(
+    edit: Edit, tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
     path = written(tmp_path / "edit.safetensors", edit, tensors)
     with pytest.raises(EffaceError) as error:
         load_edit(path)

@@ -1,7 +1,7 @@
 """What gradient attacks minimise: how badly a model denoises pictures of the concept under a prompt, on fixed levels and noise."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
-from efface.core.steering import Repel, Steer
+from efface.core.guided import noise_prediction
 
 
 @dataclass(frozen=True)
@@ -62,36 +62,6 @@ def prediction_gap(
     """Mean squared difference between the model's predicted noise and `wish`, for each prompt over its `k` draws."""
     pred = noise_prediction(model, x, t, repeated(cond, k), guidance)
     return (pred - wish).square().flatten(1).mean(1).view(-1, k).mean(1)
-
-
-def noise_prediction(model: Denoiser, x: Tensor, t: Tensor, cond: Cond, guidance: float) -> Float[Tensor, "b c h w"]:
-    """The conditional noise prediction e; where an edit corrects the guided one, the e that guidance alone would need for it.
-
-    Guided and corrected: e(∅) + s (e - e(∅)) + correction, so the effective prediction is e + correction/s. Warm-up and momentum of a
-    correction, which depend on the step of a sampler, are left out.
-    """
-    e = model.to_eps(x, t, model.predict(x, t, cond))
-    if not model.steers:
-        return e
-    with torch.no_grad():
-        texts = list(dict.fromkeys(["", *(text for s in model.steers for text in s.texts(""))]))
-        seen = {
-            text: model.to_eps(x, t, model.predict(x, t, c))
-            for text, c in zip(texts, _each(model.embed(texts)), strict=True)
-        }
-    for steer in model.steers:
-        away, towards = steer.texts("")
-        e = e + _immediate(steer).start()(seen[""], e, seen[away], seen[towards], guidance) / guidance
-    return e
-
-
-def _immediate(steer: Steer) -> Steer:
-    rule = steer.rule
-    return replace(steer, rule=replace(rule, warmup=-1.0, momentum=0.0)) if isinstance(rule, Repel) else steer
-
-
-def _each(cond: Cond) -> list[Cond]:
-    return [cond[[i]] for i in range(len(cond))]
 
 
 def repeated(cond: Cond, k: int) -> Cond:

@@ -31,7 +31,7 @@ from efface.core.steering import RULES, Rule, Steer
 FORMAT = 1  # of the file; a reader refuses what a newer efface wrote
 TYPES: Mapping[str, type] = {  # of the header's entries, where they are plain
     "method": str, "settings": dict, "erase": list, "preserve": list, "base": str, "model": str, "seed": int, "version": str,
-    "created": str, "notes": dict, "signature": str,
+    "created": str, "notes": dict, "effect": dict, "signature": str,
 }  # fmt: skip
 
 
@@ -51,6 +51,7 @@ class Header:
     seconds: float = 0.0
     notes: Mapping[str, Any] = field(default_factory=dict)  # what the method records of the fit, as plain values
     memory: int | None = None  # peak bytes of the fit
+    effect: Mapping[str, Any] = field(default_factory=dict)  # see core.effect
     signature: str = ""  # of the weights it was made for, equal for every dtype: decides whether the edit fits a model
 
     def same_base(self, other: "Header") -> bool:

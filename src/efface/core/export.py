@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, Edit, Keyed, LowRank, Stack, TextMap
 from efface.core.errors import UsageError, nearest
-from efface.core.files import replace_file, replace_folder
+from efface.core.files import replace_file, replace_folder, writable
+from efface.core.header import wrote
 
 FORMATS = ("diffusers", "peft", "kohya")
 Layers = Mapping[str, tuple[Tensor, Tensor]]  # "unet.conv_in" -> (up, down), shaped as a layer's own weights
@@ -65,13 +66,15 @@ def export(
         raise UsageError(f"to: unknown format {to!r}; {nearest(to, FORMATS)}")
     if to != "peft" and path.suffix != ".safetensors":
         raise UsageError(f"path: expected a name that ends in .safetensors, got {path.name!r}; {to} reads only those")
+    if to != "peft":
+        writable(path, lambda there: wrote(there) == "LoRA")
     edit.require(base, any_base)
-    edit.weights(base)  # refuses what is not finite
     steps = _steps(edit)
     weights = _matrices(steps, base, to)
     _check_rank(steps, weights, rank)
     readers = base.params("xattn.kv").keys()
     cuts = {name: cut(*change(steps, name, w, readers), rank) for name, w in weights.items()}
+    edit.weights(base)  # refuses what is not finite
     width = max(1, *(c.up.shape[1] for c in cuts.values()))
     layers = {k.removesuffix(".weight"): _shaped(c.up, c.down, weights[k].shape, width) for k, c in cuts.items()}
     error = _share(math.hypot(*(c.lost for c in cuts.values())), math.hypot(*(c.size for c in cuts.values())))

@@ -41,36 +41,71 @@ def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
         UsageError: `path` exists and is not an empty folder: user files are never overwritten.
         EffaceError: it cannot be written.
     """
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise UsageError(f"{path}: exists already; give a new folder, or empty this one")
-    part = path.absolute().with_name(f".{path.absolute().name}.part")
+    refuse_folder(path)
+    part = None
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.absolute().parent))
         write(part)
+        part.chmod(0o777 & ~_umask())
         if path.is_dir():
             path.rmdir()
-        part.replace(path)
+        part.rename(path)
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process was quicker
+            raise UsageError(f"{path}: exists already; give a new folder, or empty this one") from error
         raise EffaceError(
             f"{path}: cannot be written: {error}; free some space or write elsewhere (nothing was changed)"
         ) from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
 
 
-def writable(path: Path) -> None:
-    """Refuse, before long work, a path that cannot be written.
+def refuse_folder(path: Path) -> None:
+    """Refuse a folder with files in it.
 
     Raises:
-        UsageError: `path` is a folder.
+        UsageError: `path` exists and is not an empty folder.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise UsageError(f"{path}: exists already; give a new folder, or empty this one")
+
+
+def writable(path: Path, ours: Callable[[Path], bool] = lambda path: True) -> None:
+    """Refuse, before long work, a path that cannot be written, or a file there that efface did not write.
+
+    Args:
+        path: of the file to be.
+        ours: whether the file that is there is one that this command wrote before.
+
+    Raises:
+        UsageError: `path` is a folder, or a file of somebody else.
         EffaceError: its folder cannot be made or written.
     """
-    if path.is_dir():
-        raise UsageError(f"{path}: expected a file's name, got a folder; give a name in it")
-    trial = path.with_name(f".{path.name}.trial")
-    replace_file(trial, lambda part: None)
-    trial.unlink()
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path}: expected a file's name, got a folder; give a name in it")
+        if path.is_file() and path.stat().st_size and not ours(path):
+            raise UsageError(
+                f"{path}: exists, and this command did not write it; give another name, or delete it first"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, trial = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".trial", dir=path.parent)
+        os.close(handle)
+        Path(trial).unlink()
+    except OSError as error:
+        raise EffaceError(f"{path}: cannot be written: {error}; write elsewhere (nothing was changed)") from error
+
+
+def mentions(word: bytes) -> Callable[[Path], bool]:
+    """Whether a file has `word` near its start, where efface's pages and pictures name their maker."""
+
+    def check(path: Path) -> bool:
+        with path.open("rb") as file:
+            return word in file.read(8192)
+
+    return check
 
 
 def read_text(path: Path) -> str:

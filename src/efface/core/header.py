@@ -40,3 +40,16 @@ def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]
             f"{path}: a safetensors file, but not an edit of efface (no {KEY!r} header); give one `efface erase` wrote"
         )
     return shapes, header
+
+
+def wrote(path: Path) -> str:
+    """What efface wrote there: the kind of an edit, "Key", "Attempt", "LoRA" for an export, "training"; "" for anything else."""
+    try:
+        with safe_open(path, "np") as f:
+            metadata = f.metadata() or {}
+        if "efface.recipe" in metadata:
+            return "LoRA"
+        header = json.loads(metadata.get(KEY, "null"))
+    except (SafetensorError, OSError, ValueError, RecursionError):
+        return ""
+    return str(header.get("kind", "training")) if isinstance(header, dict) else ""

@@ -12,12 +12,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from efface.core.files import replace_file, replace_folder
-from efface.core.header import KEY, read_header
+from efface.core.files import replace_file, replace_folder, writable
+from efface.core.header import KEY, read_header, wrote
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON header as one safetensors file, atomically."""
+    """Write tensors and a JSON header as one safetensors file, atomically.
+
+    Raises:
+        UsageError: a file that efface did not write is there.
+        EffaceError: it cannot be written.
+    """
+    writable(path, lambda there: wrote(there) not in ("", "LoRA"))
     flat = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
 
     def write(part: Path) -> None:

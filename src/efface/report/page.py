@@ -20,7 +20,7 @@ def page(title: str, sections: Iterable[str]) -> str:
     """A whole page."""
     title, body = escape(title), "".join(f"<section>{s}</section>" for s in sections if s)
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="generator" content="efface">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
