@@ -446,12 +446,12 @@ BOTH = (
         (
             lambda base: TextMap(torch.ones(32, 1), torch.ones(32, 1)),
             {},
-            f"edit: expected unet.{ATTENTION}.weight of shape (16, 32), this model's has (16, 64); give the model it was made for",
+            f"edit: maps token embeddings of width 32, unet.{ATTENTION}.weight reads 64; give the model it was made for",
         ),
         (
             lambda base: Delta({f"unet.{ATTENTION}.weight": torch.ones(16, 1)}),
             {"rank": 1},
-            f"edit: expected unet.{ATTENTION}.weight of shape (16, 1), this model's has (16, 64); give the model it was made for",
+            f"edit: changes unet.{ATTENTION}.weight of shape (16, 1), here it has (16, 64); give the model it was made for",
         ),
         (
             lambda base: LowRank({"unet.x.weight": (torch.ones(2, 1),) * 2}),

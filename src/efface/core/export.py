@@ -73,8 +73,8 @@ def export(
     weights = _matrices(steps, base, to)
     _check_rank(steps, weights, rank)
     readers = base.params("xattn.kv").keys()
+    edit.weights(base)  # refuses other shapes, and what is not finite
     cuts = {name: cut(*change(steps, name, w, readers), rank) for name, w in weights.items()}
-    edit.weights(base)  # refuses what is not finite
     width = max(1, *(c.up.shape[1] for c in cuts.values()))
     layers = {k.removesuffix(".weight"): _shaped(c.up, c.down, weights[k].shape, width) for k, c in cuts.items()}
     error = _share(math.hypot(*(c.lost for c in cuts.values())), math.hypot(*(c.size for c in cuts.values())))

@@ -54,7 +54,7 @@ class KPOP(Eraser):
     lr: float = param(6e-4, "Adam's learning rate of the weights", above=0)
     key_lr: float = param(2e-2, "Adam's learning rate of the keys", above=0)
     batch: int = param(8, "noisy latents of the concepts in a step, and half as many of preserved ones", at_least=1)
-    finish: float = param(0.25, "final steps that train only the keys, as a share of `steps`", at_least=0)
+    finish: float = param(0.25, "final steps that train only the keys, as a share of `steps`", at_least=0, at_most=1)
     reuse: int = param(25, "steps that share the sampled trajectories", at_least=1)
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
     guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
