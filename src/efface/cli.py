@@ -216,9 +216,19 @@ def bake(
 def export(
     edit: Edits,
     output: Annotated[Path, typer.Option("-o", "--output", help="a .safetensors file, or a new folder for peft")],
-    to: Annotated[str, typer.Option(help="format: diffusers, peft, or kohya (ComfyUI, A1111)")] = "diffusers",
+    to: Annotated[
+        str,
+        typer.Option(
+            help="format: diffusers, peft, kohya (ComfyUI, A1111), or comfyui, which is kohya with biases and norms"
+        ),
+    ] = "diffusers",
     rank: Annotated[
-        int | None, typer.Option(min=1, help="rank of the low-rank approximation; required if an edit has full rank")
+        int | None,
+        typer.Option(
+            min=1,
+            help="rank of the low-rank approximation; default: exact, or for weights of full rank the smallest that keeps 99 % "
+            "of the change's squared norm, at most 128",
+        ),
     ] = None,
     model: Model = "moji",
     strength: Strength = 1.0,
@@ -232,6 +242,9 @@ def export(
     else:
         lost = "leaves nothing out"
     out.print(f"{output}: a {to} LoRA of rank {done.rank}, which {lost}. At strength 1 it is the edit.")
+    if done.left_out:
+        without = "" if to == "comfyui" else "; --to comfyui holds those that ComfyUI reads"
+        out.print(f"Left out: {len(done.left_out)} biases, norms or embeddings, such as {done.left_out[0]}{without}.")
 
 
 @app.command()

@@ -209,9 +209,12 @@ def test_lists(capsys):
         (["erase", "tiger", "--ridge", "0"], 2, "expected above 0"),
         (["erase", "tiger", "--tokens", "first"], 2, "unknown value 'first'"),
         (["erase", "tiger", "-o", "edit.pt"], 2, "ends in .safetensors"),
-        (["erase", "tiger", "--model", "no/where/at/all"], 2, "is neither a folder nor a Hub id"),
+        (["erase", "tiger", "--model", "no/where/at/all"], 2, "the folder 'no/where/at/all' does not exist"),
+        (["erase", "tiger", "--model", "./sd14"], 2, "the folder './sd14' does not exist"),
+        (["erase", "tiger", "--model", "~/sd14"], 2, "the folder '~/sd14' does not exist"),
+        (["erase", "tiger", "--model", "sd14"], 2, "is neither a folder nor a Hub id"),
         (["erase", "tiger", "--model", "."], 2, "expected model_index.json in"),
-        (["erase", "tiger", "--model", "an/other.ckpt"], 2, "is neither a folder nor a Hub id"),
+        (["erase", "tiger", "--model", "an/other.ckpt"], 2, "the file 'an/other.ckpt' does not exist"),
         (["erase", "tiger", "-m", "uce"], 2, "expected a concept or a --flag, got '-m'"),
         (["erase", "tiger", "--kind", "stile"], 2, "did you mean 'style'"),
         (["erase", "tiger", "--seed", str(2**64)], 2, "--seed"),
@@ -265,6 +268,17 @@ def test_wrong_files_are_one_sentence(capsys, tiger: Path):
         assert got == code
         assert sentence in errors
         assert len(errors.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["sd.ckpt", "sd.safetensors", "sd.pt"])
+def test_a_file_is_no_model(capsys, name: str):
+    Path(name).write_bytes(b"weights")
+    code, _, errors = run(capsys, "erase", "tiger", "--model", name)
+    assert code == 2
+    assert f"expected a diffusers folder, got one file in {name!r}" in errors
+    assert ("pickle" in errors) is (name != "sd.safetensors")
+    assert "from_single_file" in errors
+    assert len(errors.strip().splitlines()) == 1
 
 
 def test_no_training_for_a_file_that_cannot_be_written(capsys, folder: Path):

@@ -446,7 +446,7 @@ def test_load_passes_a_denoiser_and_wraps_a_pipeline(base: Denoiser) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("/no/such/folder", "model: '/no/such/folder' is neither a folder nor a Hub id"),
+        ("/no/such/folder", "model: the folder '/no/such/folder' does not exist"),
         ("x.safetensors", "model: 'x.safetensors' is neither a folder nor a Hub id"),
     ],
 )
@@ -460,3 +460,16 @@ def test_cond_is_a_value_that_cannot_be_changed(base: Denoiser) -> None:
     cond: Cond = base.embed(["cat"])
     with pytest.raises(AttributeError):
         cond.tokens = cond.tokens + 1  # type: ignore[misc]
+
+
+def test_a_name_that_the_hub_does_not_give_may_be_a_mistyped_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object, **__: object) -> None:
+        raise OSError("no such repository\nCheck your connection")
+
+    monkeypatch.setattr("efface.core.denoiser.DiffusionPipeline.from_pretrained", absent)
+    with pytest.raises(EffaceError) as caught:
+        load("my/model")
+    assert str(caught.value).startswith(
+        "model 'my/model': no such folder, and diffusers cannot get it from the Hub (no"
+    )
+    assert "\n" not in str(caught.value)

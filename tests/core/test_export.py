@@ -317,6 +317,79 @@ def test_zero_differences_need_no_place(base: Denoiser, tmp_path: Path) -> None:
     assert done.errors.keys() == edit.deltas.keys()
 
 
+# -- biases, norms, embeddings; the default rank ------------------------------------------------------------------
+
+
+def comfyui(path: Path, base: Denoiser) -> dict[str, Tensor]:
+    """What ComfyUI's rules (comfy/lora.py) add to each weight, from the file alone: factors, "diff" and "diff_b" of a known layer."""
+    tensors, known = load_file(path), {}
+    for name in (*base.params("unet"), *base.params("text.layers")):
+        if name.endswith(".weight"):
+            part, _, module = name.removesuffix(".weight").partition(".")
+            clip = f"text_model.{module.removeprefix('text_model.')}"
+            known[("lora_te_" + clip if part == "text" else "lora_unet_" + module).replace(".", "_")] = name
+    added = {}
+    for key, t in tensors.items():
+        layer, kind = key.split(".", 1)
+        name = known[layer]
+        if kind == "alpha":
+            up, down = (tensors[f"{layer}.lora_{end}.weight"].double().flatten(1) for end in ("up", "down"))
+            added[name] = (up @ down) * (float(t) / len(down))
+        elif kind == "diff":
+            added[name] = t.double()
+        elif kind == "diff_b":
+            added[name.removesuffix(".weight") + ".bias"] = t.double()
+    return added
+
+
+SELECTED = {
+    "esd-x": "xattn", "esd-u": "noxattn", "esd": "unet", "text": "text", "mapping": "xattn.kv", "age": "selfattn",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", SELECTED.values(), ids=SELECTED)
+@pytest.mark.parametrize("to", FORMATS)
+def test_every_selection_of_weights_is_exported_with_its_error_and_what_is_left_out(
+    base: Denoiser, tmp_path: Path, to: str, where: str
+) -> None:
+    edit = delta(base, where) * 0.5
+    done = export(edit, base, target(tmp_path, to), to=to, rank=4)
+    linear = {k for k, w in edit.deltas.items() if w.ndim > 1 and "embedding.weight" not in k}
+    held = {k for k in edit.deltas if not k.startswith("text.") or (k.endswith(".bias") and "norm" not in k)}
+    written = linear | (held if to == "comfyui" else set())
+    assert set(done.left_out) == edit.deltas.keys() - written
+    if to == "comfyui":
+        added = comfyui(done.path, base)
+        assert added.keys() == written
+        squares = [
+            float((0.5 * d.double().view_as(a) - a).square().sum()) for k, a in added.items() for d in [edit.deltas[k]]
+        ]
+        lost = sum(squares) + sum(float((0.5 * edit.deltas[k].double()).square().sum()) for k in done.left_out)
+        size = sum(float((0.5 * d.double()).square().sum()) for d in edit.deltas.values())
+        assert done.error == pytest.approx((lost / size) ** 0.5, abs=1e-6)
+        for k in written - linear:
+            torch.testing.assert_close(added[k], 0.5 * edit.deltas[k].double(), atol=1e-7, rtol=0)
+
+
+def test_biases_alone_have_a_format(base: Denoiser, tmp_path: Path) -> None:
+    done = export(biases(base), base, tmp_path / "x.safetensors", to="comfyui")
+    assert (done.error, done.left_out) == (0.0, ())
+    added = comfyui(done.path, base)
+    assert added.keys() == biases(base).deltas.keys()
+    assert all(torch.equal(a, torch.ones(16).double()) for a in added.values())
+
+
+def test_the_default_rank_keeps_its_share_and_is_the_smallest(
+    base: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit = delta(base, "xattn.kv")
+    done = export(edit, base, tmp_path / "x.safetensors", to="kohya")
+    assert done.error**2 <= 0.01
+    assert export(edit, base, tmp_path / "x.safetensors", to="kohya", rank=done.rank - 1).error ** 2 > 0.01
+    monkeypatch.setattr("efface.core.export.MOST", 3)
+    assert export(edit, base, tmp_path / "x.safetensors", to="kohya").rank == 3
+
+
 # -- headers -------------------------------------------------------------------------------------------------------
 
 
@@ -345,7 +418,7 @@ def test_every_file_says_what_it_is(base: Denoiser, tmp_path: Path, to: str) -> 
     assert recipe["strength"] == 0.5
     assert recipe["kind"] == "TextMap"
     assert Header.read(recipe) == edit.header
-    assert said.get("ss_v2") == ("False" if to == "kohya" else None)
+    assert said.get("ss_v2") == ("False" if to in ("kohya", "comfyui") else None)
 
 
 def test_velocity_models_say_so(velocity: Denoiser, tmp_path: Path) -> None:
@@ -406,9 +479,13 @@ def embedding(base: Denoiser) -> LowRank:
     return LowRank({"text.embeddings.token_embedding.weight": (torch.ones(600, 1), torch.ones(1, WIDTH))}, header(base))
 
 
+def biases(base: Denoiser) -> Delta:
+    return Delta({"unet.conv_in.bias": torch.ones(16), "unet.conv_norm_out.weight": torch.ones(16)}, header(base))
+
+
 KINDS = "edit: expected a TextMap, LowRank, Delta or a Stack of them, got Gate, which a LoRA cannot represent; "
 PARTS = "edit: expected weights of linear layers and convolutions, since a LoRA has no others, got "
-REMEDY = "; fit the edit low-rank, or bake it into the pipeline"
+REMEDY = "; bake it into the pipeline, or export biases and norms of the U-Net to 'comfyui'"
 BOTH = (
     "to: expected an edit of the U-Net or of the text encoder, since a peft folder holds one model, got one of both; "
     "export to 'diffusers' or 'kohya'"
@@ -418,13 +495,7 @@ BOTH = (
 @pytest.mark.parametrize(
     ("make", "options", "sentence"),
     [
-        (text_map, {"to": "lyco"}, "to: unknown format 'lyco'; known: diffusers, kohya, peft"),
-        (delta, {}, "rank: expected 1 to 32 for a Delta, got none; give a rank, such as 16 (--rank 16)"),
-        (
-            lambda base: text_map(base) + delta(base),
-            {},
-            "rank: expected 1 to 32 for a Delta, got none; give a rank, such as 16 (--rank 16)",
-        ),
+        (text_map, {"to": "lyco"}, "to: unknown format 'lyco'; known: comfyui, diffusers, kohya, peft"),
         (delta, {"rank": 33}, "rank: expected 1 to 32, the most a matrix of this edit has, got 33; give one of them"),
         (delta, {"rank": 0}, "rank: expected 1 to 32, the most a matrix of this edit has, got 0; give one of them"),
         (
@@ -434,8 +505,9 @@ BOTH = (
         ),
         (lambda base: Gate(), {}, KINDS + "save it as efface's own file"),
         (lambda base: text_map(base) + Gate(), {}, KINDS + "save it as efface's own file"),
-        (lambda base: delta(base, "xattn"), {"rank": 4}, f"{PARTS}unet.down_blocks.0."),
-        (embedding, {}, f"{PARTS}text.embeddings.token_embedding.weight (1 such){REMEDY}"),
+        (embedding, {}, f"{PARTS}only text.embeddings.token_embedding.weight (1 such){REMEDY}"),
+        (embedding, {"to": "comfyui"}, f"{PARTS}only text.embeddings.token_embedding.weight (1 such){REMEDY}"),
+        (biases, {"to": "kohya"}, f"{PARTS}only unet.conv_in.bias (2 such){REMEDY}"),
         (lambda base: Delta({}), {"rank": 1}, f"{PARTS}none that changes{REMEDY}"),
         (lambda base: low_rank(base, "text") + text_map(base), {"to": "peft"}, BOTH),
         (
@@ -446,12 +518,12 @@ BOTH = (
         (
             lambda base: TextMap(torch.ones(32, 1), torch.ones(32, 1)),
             {},
-            f"edit: maps token embeddings of width 32, unet.{ATTENTION}.weight reads 64; give the model it was made for",
+            f"edit: expected unet.{ATTENTION}.weight of shape (16, 32), this model's has (16, 64); give the model it was made for",
         ),
         (
             lambda base: Delta({f"unet.{ATTENTION}.weight": torch.ones(16, 1)}),
             {"rank": 1},
-            f"edit: changes unet.{ATTENTION}.weight of shape (16, 1), here it has (16, 64); give the model it was made for",
+            f"edit: expected unet.{ATTENTION}.weight of shape (16, 1), this model's has (16, 64); give the model it was made for",
         ),
         (
             lambda base: LowRank({"unet.x.weight": (torch.ones(2, 1),) * 2}),
@@ -469,14 +541,6 @@ def test_what_cannot_be_exported_is_one_sentence(
     assert str(caught.value).startswith(sentence)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_bias_is_named_and_counted(base: Denoiser, tmp_path: Path) -> None:
-    edit = delta(base, "xattn")
-    biases = [k for k in edit.deltas if k.endswith(".bias")]
-    with pytest.raises(UsageError) as caught:
-        export(edit, base, tmp_path / "x.safetensors", rank=4)
-    assert str(caught.value) == f"{PARTS}{biases[0]} ({len(biases)} such){REMEDY}"
 
 
 def test_another_base_only_when_asked_for(base: Denoiser, tmp_path: Path) -> None:

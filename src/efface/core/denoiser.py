@@ -397,8 +397,13 @@ def load(
         pipe = DiffusionPipeline.from_pretrained(source, dtype=kind, use_safetensors=True, variant=variant)
     except Exception as error:  # diffusers raises a dozen kinds; each becomes one sentence
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        what = (
+            "diffusers cannot load it"
+            if Path(source).is_dir()
+            else "no such folder, and diffusers cannot get it from the Hub"
+        )
         raise EffaceError(
-            f"model {str(model)!r}: diffusers cannot load it ({first}); give 'moji', a diffusers folder or a Hub id"
+            f"model {str(model)!r}: {what} ({first}); give 'moji', a diffusers folder or a Hub id"
         ) from error
     try:
         loaded = Denoiser(pipe.to(device))

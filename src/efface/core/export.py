@@ -3,6 +3,8 @@
 W' = W + up down, so a LowRank edit has this form already, and a TextMap takes it exactly: W (I + s L Rᵀ) = W + (s W L) Rᵀ.
 A map that follows other edits also maps what they added: (W + U D)(I + s L Rᵀ) = W + U D + s (W L + U (D L)) Rᵀ.
 A Delta has full rank; its best approximation of a given rank is its truncated singular value decomposition (Eckart and Young 1936).
+Biases, norms and embeddings have no such factors: "comfyui" stores the differences of those that ComfyUI reads, other formats leave
+them out.
 """
 
 import hashlib
@@ -23,7 +25,9 @@ from efface.core.errors import UsageError, nearest
 from efface.core.files import replace_file, replace_folder, writable
 from efface.core.header import wrote
 
-FORMATS = ("diffusers", "peft", "kohya")
+FORMATS = ("diffusers", "peft", "kohya", "comfyui")
+ENERGY = 0.99  # the default rank of a Delta is the smallest that keeps this share of the squared norm,
+MOST = 128  # and at most this
 Layers = Mapping[str, tuple[Tensor, Tensor]]  # "unet.conv_in" -> (up, down), shaped as a layer's own weights
 
 
@@ -33,8 +37,9 @@ class Exported:
 
     path: Path
     rank: int  # of every pair of factors in the file
-    error: float  # |ΔW - up down| / |ΔW| over all weights, Frobenius; 0 if exact
-    errors: Mapping[str, float]  # the same for each weight
+    error: float  # |ΔW - file's| / |ΔW| over all weights that the edit changes, Frobenius; 0 if exact
+    errors: Mapping[str, float]  # the same for each weight in the file
+    left_out: tuple[str, ...] = ()  # changed weights that the file does not hold: biases, norms, embeddings
 
 
 def export(
@@ -52,13 +57,15 @@ def export(
         edit: a TextMap, LowRank, Delta or Stack of them; its strength is included.
         base: the model it was made for.
         path: a new .safetensors file, or a new folder for "peft".
-        to: "diffusers" (`load_lora_weights`), "peft" (`PeftModel.from_pretrained`) or "kohya" (ComfyUI, A1111).
-        rank: maximum rank of each matrix's factors; None is exact, which a Delta does not allow.
+        to: "diffusers" (`load_lora_weights`), "peft" (`PeftModel.from_pretrained`), "kohya" (ComfyUI, A1111, diffusers), or
+            "comfyui", which is "kohya" with the differences of biases and norms.
+        rank: maximum rank of each matrix's factors; None is exact, and with a Delta the smallest that keeps `ENERGY` of the squared
+            norm of all matrices, at most `MOST`.
         any_base: accept weights the edit was not made for.
 
     Raises:
         UsageError: unknown format, wrong kind of path, another base, an edit or a weight that a LoRA cannot represent,
-            or a rank that is missing or out of range.
+            or a rank out of range.
         EffaceError: it cannot be written.
     """
     path = Path(path)
@@ -70,23 +77,30 @@ def export(
         writable(path, lambda there: wrote(there) == "LoRA")
     edit.require(base, any_base)
     steps = _steps(edit)
-    weights = _matrices(steps, base, to)
-    _check_rank(steps, weights, rank)
+    weights, others = _weights(steps, base, to)
+    _check_rank(weights, rank)
     readers = base.params("xattn.kv").keys()
-    edit.weights(base)  # refuses other shapes, and what is not finite
-    cuts = {name: cut(*change(steps, name, w, readers), rank) for name, w in weights.items()}
-    width = max(1, *(c.up.shape[1] for c in cuts.values()))
+    changes = {name: change(steps, name, w, readers) for name, w in weights.items()}
+    edit.weights(base)  # refuses what is not finite
+    if rank is None and any(isinstance(step, Delta) for step in steps):
+        rank = _default_rank(changes.values())
+    cuts = {name: cut(*pair, rank) for name, pair in changes.items()}
+    width = max(1, *(c.up.shape[1] for c in cuts.values())) if cuts else 1
     layers = {k.removesuffix(".weight"): _shaped(c.up, c.down, weights[k].shape, width) for k, c in cuts.items()}
-    error = _share(math.hypot(*(c.lost for c in cuts.values())), math.hypot(*(c.size for c in cuts.values())))
-    done = Exported(path, width, error, {name: _share(c.lost, c.size) for name, c in cuts.items()})
+    plain = {name: _difference(steps, name, w) for name, w in others.items()}
+    kept = {name: d for name, d in plain.items() if to == "comfyui" and _comfyui_reads(name, base.modules())}
+    left = {name: float(d.norm()) for name, d in plain.items() if name not in kept}
+    lost = math.hypot(*(c.lost for c in cuts.values()), *left.values())
+    size = math.hypot(*(c.size for c in cuts.values()), *(float(d.norm()) for d in plain.values()))
+    errors = {name: _share(c.lost, c.size) for name, c in cuts.items()} | dict.fromkeys(kept, 0.0)
+    done = Exported(path, width, _share(lost, size), errors, tuple(left))
     metadata = _metadata(edit, base, done, to)
     if to == "peft":
         replace_folder(path, lambda part: _write_folder(part, layers, width, edit.header.model, metadata))
     else:
-        tensors = (
-            _diffusers(layers, base.family.parts) if to == "diffusers" else _kohya(layers, width, base.family.kohya)
-        )
-        blob = _file(tensors, metadata)
+        family = base.family
+        tensors = _diffusers(layers, family.parts) if to == "diffusers" else _kohya(layers, width, family.kohya)
+        blob = _file(tensors | _differences(kept, family.kohya), metadata)
         replace_file(path, lambda part: part.write_bytes(blob))
     return done
 
@@ -109,8 +123,14 @@ def _steps(edit: Edit) -> list[TextMap | Delta | LowRank]:
     )
 
 
-def _matrices(steps: Iterable[TextMap | Delta | LowRank], base: Denoiser, to: str) -> dict[str, Tensor]:
-    """The weights that change; other weights than those of Linear and Conv2d layers are refused."""
+def _weights(
+    steps: Iterable[TextMap | Delta | LowRank], base: Denoiser, to: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights that change: matrices of Linear and Conv2d layers, and all others.
+
+    Raises:
+        UsageError: none that the format can hold.
+    """
     weights: dict[str, Tensor] = {}
     for step in steps:
         if isinstance(step, TextMap):
@@ -120,38 +140,75 @@ def _matrices(steps: Iterable[TextMap | Delta | LowRank], base: Denoiser, to: st
         else:
             weights |= base.params([name for name, d in step.deltas.items() if d.any()])
     modules = base.modules()
-    other = [name for name in weights if not _carried(name, modules)]
-    if other or not weights:
-        got = f"{other[0]} ({len(other)} such)" if other else "none that changes"
+    matrices = {name: w for name, w in weights.items() if _carried(name, modules)}
+    others = {name: w for name, w in weights.items() if name not in matrices}
+    if not matrices and not (to == "comfyui" and any(_comfyui_reads(name, modules) for name in others)):
+        got = f"only {_listing(others)}" if others else "none that changes"
         raise UsageError(
             f"edit: expected weights of linear layers and convolutions, since a LoRA has no others, got {got}; "
-            "fit the edit low-rank, or bake it into the pipeline"
+            "bake it into the pipeline, or export biases and norms of the U-Net to 'comfyui'"
         )
-    text = [name for name in weights if name.startswith("text.")]
-    if text and to == "peft" and len(text) < len(weights):
+    text = [name for name in matrices if name.startswith("text.")]
+    if text and to == "peft" and len(text) < len(matrices):
         raise UsageError(
             "to: expected an edit of the U-Net or of the text encoder, since a peft folder holds one model, got one of both; "
             "export to 'diffusers' or 'kohya'"
         )
     if text and to == "kohya":  # diffusers knows kohya's text encoder by an output projection: one that changes nothing
-        weights |= base.params([next(k for k in base.params("text") if k.endswith(".self_attn.out_proj.weight"))])
-    return weights
+        matrices |= base.params([next(k for k in base.params("text") if k.endswith(".self_attn.out_proj.weight"))])
+    return matrices, others
+
+
+def _listing(names: Collection[str]) -> str:
+    return f"{next(iter(names))} ({len(names)} such)"
+
+
+def _owner(name: str, modules: Mapping[str, nn.Module]) -> nn.Module:
+    part, _, rest = name.partition(".")
+    return modules[part].get_submodule(rest.rpartition(".")[0])
 
 
 def _carried(name: str, modules: Mapping[str, nn.Module]) -> bool:
-    part, _, rest = name.partition(".")
-    owner, _, kind = rest.rpartition(".")
-    return kind == "weight" and isinstance(modules[part].get_submodule(owner), nn.Linear | nn.Conv2d)
+    return name.endswith(".weight") and isinstance(_owner(name, modules), nn.Linear | nn.Conv2d)
 
 
-def _check_rank(steps: Iterable[Edit], weights: Mapping[str, Tensor], rank: int | None) -> None:
-    full = max(min(len(w), w[0].numel()) for w in weights.values())
-    if rank is None and any(isinstance(step, Delta) for step in steps):
-        raise UsageError(f"rank: expected 1 to {full} for a Delta, got none; give a rank, such as 16 (--rank 16)")
+def _comfyui_reads(name: str, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether ComfyUI adds a difference to it: to biases and norms of the U-Net, and to biases of the text encoder's linear layers."""
+    if not name.endswith((".weight", ".bias")):
+        return False
+    return not name.startswith("text") or (name.endswith(".bias") and isinstance(_owner(name, modules), nn.Linear))
+
+
+def _check_rank(weights: Mapping[str, Tensor], rank: int | None) -> None:
+    full = max((min(len(w), w[0].numel()) for w in weights.values()), default=1)
     if rank is not None and not 1 <= rank <= full:
         raise UsageError(
             f"rank: expected 1 to {full}, the most a matrix of this edit has, got {rank}; give one of them"
         )
+
+
+def _default_rank(changes: Iterable[tuple[Tensor, Tensor]]) -> int:
+    """The smallest rank that keeps `ENERGY` of the squared Frobenius norm of all matrices together, at most `MOST`."""
+    kept, whole = torch.zeros(MOST, dtype=torch.float64), 0.0
+    for up, down in changes:
+        energy = torch.linalg.svdvals(up @ down).square()
+        kept += nn.functional.pad(energy[:MOST], (0, max(0, MOST - len(energy)))).cumsum(0)
+        whole += float(energy.sum())
+    enough = (kept >= ENERGY * whole).nonzero()
+    return int(enough[0]) + 1 if len(enough) else MOST
+
+
+def _difference(steps: Iterable[TextMap | Delta | LowRank], name: str, weight: Tensor) -> Tensor:
+    """What the edits add to a weight that is no layer's matrix, in float64; a TextMap changes none."""
+    total = torch.zeros_like(weight, device="cpu", dtype=torch.float64)
+    for step in steps:
+        if isinstance(step, Delta) and name in step.deltas:
+            _fits(name, total, tuple(step.deltas[name].shape))
+            total += step.strength * step.deltas[name].cpu().double()
+        if isinstance(step, LowRank) and name in step.factors:
+            up, down = (f.cpu().double() for f in step.factors[name])
+            total += step.strength * (up @ down).view_as(total)
+    return total
 
 
 def change(
@@ -267,6 +324,17 @@ def _kohya(layers: Layers, width: int, prefixes: Mapping[str, str]) -> dict[str,
     return tensors
 
 
+def _differences(differences: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[str, Tensor]:
+    """Differences as ComfyUI reads them beside LoRA factors: "diff" of a weight, "diff_b" of a bias."""
+    tensors = {}
+    for name, difference in differences.items():
+        part, _, rest = name.partition(".")
+        module, _, kind = rest.rpartition(".")
+        key = f"{prefixes[part]}_{_clip(module) if part.startswith('text') else module}".replace(".", "_")
+        tensors[f"{key}.{'diff_b' if kind == 'bias' else 'diff'}"] = difference.float()
+    return tensors
+
+
 def _write_folder(folder: Path, layers: Layers, width: int, model: str, metadata: Mapping[str, str]) -> None:
     modules = {name.partition(".")[2]: pair for name, pair in layers.items()}
     config = {
@@ -312,7 +380,10 @@ def _metadata(edit: Edit, base: Denoiser, done: Exported, to: str) -> dict[str, 
         "efface.base": base.fingerprint,
         "efface.rank": str(done.rank),
         "efface.error": str(done.error),
+        "efface.left_out": str(len(done.left_out)),
     }
     if header.created:
         about["modelspec.date"] = header.created
-    return about | ({"ss_v2": str("-v2" in kind)} if to == "kohya" else {})  # A1111 tells 1.x from 2.x by it
+    return about | (
+        {"ss_v2": str("-v2" in kind)} if to in ("kohya", "comfyui") else {}
+    )  # A1111 tells 1.x from 2.x by it

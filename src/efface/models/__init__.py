@@ -27,12 +27,20 @@ def resolve(name: str) -> str:
                 f"model: expected a text-to-image StableDiffusionPipeline, got {kind!r} in {name!r}; give another model"
             )
         return name
-    hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith((".", "/")) and folder.suffix not in FILES
-    if hub_id:
+    if folder.is_file():
+        pickled = "" if folder.suffix == ".safetensors" else ", and a pickle, which can run code"
+        raise UsageError(
+            f"model: expected a diffusers folder, got one file in {name!r}{pickled}; if it is a whole checkpoint, convert it with "
+            "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER), and give the folder"
+        )
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith(".") and folder.suffix not in FILES:
         beside = sorted(str(index.parent) for index in folder.parent.glob("*/model_index.json"))
         if beside:  # other pipelines are in the parent folder: the name is mistyped, not a Hub id
             raise UsageError(f"model: no folder {name!r}; {nearest(name, beside)}")
         return name
+    if "/" in name or "\\" in name or name.startswith((".", "~")):
+        what = "file" if folder.suffix in FILES else "folder"
+        raise UsageError(f"model: the {what} {name!r} does not exist; give the folder of a diffusers pipeline")
     raise UsageError(
         f"model: {name!r} is neither a folder nor a Hub id; give {', '.join(SHIPPED)}, a diffusers folder, or owner/name"
     )
