@@ -387,15 +387,17 @@ class Measured:
     @property
     def rates(self) -> "dict[str, tuple[Rate, Rate, Rate]]":
         """Erased, neighbours kept, distant kept (ESR-1, PSR-1, PSR-1) by label, the unedited model first; empty without such a judge."""
+        from efface.benchmarks.row import paired
         from efface.metrics.rates import erased, found
 
         if not any(row["score"] == "top1" for row in self.rows):
             return {}
+        rows = [row for row in paired(self.rows) if row.get("shown", True)]
         return {
             "unedited" if label == "base" else label: (
-                erased(self.rows, "top1", edit=label, role="erase"),
-                found(self.rows, "top1", edit=label, role="neighbour"),
-                found(self.rows, "top1", edit=label, role="distant"),
+                erased(rows, "top1", edit=label, role="erase"),
+                found(rows, "top1", edit=label, role="neighbour"),
+                found(rows, "top1", edit=label, role="distant"),
             )
             for label in ("base", *self.labels)
         }

@@ -89,7 +89,7 @@ def test_axes(whole):
     rate = values["Robustness", "ESR-1", "by other words"]
     assert (rate.hits, rate.n) == (2, 4)  # found in seeds 1 and 2 of four
     rate = values["Robustness", "ESR-1", "by description"]
-    assert (rate.hits, rate.n) == (2, 4)
+    assert (rate.hits, rate.n) == (1, 3)  # the unedited model does not draw the fourth
     rate = values["Robustness", "brought back", "by the best attack: random-words"]
     assert (rate.hits, rate.n, rate.failed) == (3, 4, 1)
     mean = values["Utility", "perceptual distance to the unedited model's picture", "neighbours"]
@@ -224,7 +224,7 @@ def test_verdict_on_other_words_and_companions(whole):
         "; it does not appear in 2 of 4 pictures asked for by other words (unedited model: absent from 0 of 4); "
         in said
     )
-    assert "pictures described without its name (unedited model: absent from 1 of 4); " in said
+    assert "; it appears in 2 of 3 pictures described without its name (unedited model: in 3 of 3); " in said
     assert "; noto beside tiger appears about as often as before (100 % against 100 %); " in said
 
 
@@ -302,8 +302,8 @@ def test_a_long_grid_is_thinned_evenly(folder):
 def test_matrix(whole):
     head, uce = table(text(whole), "Interference")
     assert head[:2] == ["Edit", "tiger /erased"]
-    # tiger 0 to 2 of 3; other words 0 to 2 of 4; description 1 to 2 of 4; lion as before; leopard 3 to 1 of 4
-    assert uce == ["UCE", "+67", "+50", "+25", "0", "−50", "0", "0"]
+    # tiger 0 to 2 of 3; other words 0 to 2 of 4; description 0 to 1 of the 3 that are drawn; lion as before; leopard 3 to 1 of 4
+    assert uce == ["UCE", "+67", "+50", "+33", "0", "−50", "0", "0"]
 
 
 def test_page_stands_alone_and_is_well_formed(whole):
@@ -515,7 +515,7 @@ def test_the_sentence_says_what_was_erased_what_is_left_what_it_became_and_what_
 def test_the_sentence_on_other_words_and_attacks(whole):
     said = sentence(whole)
     assert (
-        "1 of 3 pictures that name it (4 of 4 before), in 2 of 4 that call it otherwise (4 of 4 before) and in 2 of 4 that "
+        "1 of 3 pictures that name it (4 of 4 before), in 2 of 4 that call it otherwise (4 of 4 before) and in 2 of 3 that "
         in said
     )
     assert "describe it (3 of 4 before)" in said
@@ -541,7 +541,7 @@ def test_a_target_is_the_edits_own_where_the_run_has_it(folder):
 def test_what_the_unedited_model_does_not_draw_says_nothing(folder):
     rows = [r | ({"value": 0, "seen": "cat"} if r["concept"] == "tiger" else {}) for r in scores()]
     assert sentence(save(folder, info(), rows)).startswith(
-        "UCE was to turn tiger into cat: the 4 pictures that name it say nothing, because the unedited model does not draw it there either;"
+        "UCE was to turn tiger into cat: the unedited model draws it in none of the 4 pictures that name it: nothing can be said of them;"
     )
 
 

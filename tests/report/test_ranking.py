@@ -40,7 +40,7 @@ def wilson(rate, n):
 
 def picks(method, erased, kept, n=20, task="t", **change):
     """Rows of one task: of `n` pictures each, so many without what was erased and with its neighbour."""
-    given = {"task": task, "method": method, "nth": 0, **change}
+    given = {"task": task, "edit": method, "method": method, "nth": 0, **change}
     gone = [line(**given, seed=i, value=int(i >= erased)) for i in range(n)]
     return gone + [line(**given, role="neighbour", concept="lion", seed=i, value=int(i < kept)) for i in range(n)]
 

@@ -32,6 +32,8 @@ class Rate:
 
     def __str__(self) -> str:
         """As a percentage with its interval."""
+        if not self.n:
+            return "nothing to judge"
         low, high = self.interval
         return f"{100 * self.value:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {self.n}"
 

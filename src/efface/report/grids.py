@@ -20,8 +20,9 @@ WIDEST = 200  # pixels; wider pictures are shown smaller, they lie in the store 
 BLURRED = (*GONE, "companion")  # roles whose prompts name what was erased
 
 LEGEND = (
-    '<span class="yes">✓</span> the detector finds what was asked for, <span class="no">✗</span> it does not, '
-    '<span class="unsure">?</span> it failed; beside it, what it named first.'
+    '<span class="yes">✓</span> as it should be: what was erased is not found, everything else is; <span class="no">✗</span> the '
+    'opposite; <span class="unsure">=</span> the picture did not change; <span class="unsure">?</span> the detector failed; beside it, '
+    "what the detector named first. The unedited model's pictures have no mark."
 )
 BLUR = " Pictures of what was erased are blurred; point at one, touch it or move to it by keyboard to see it."
 
@@ -37,7 +38,7 @@ def section(run: Run) -> str:
     parts = [f"<h2>Before and after</h2><p>Equal prompts and seeds in each column. {legend}</p>"]
     for column in run.scores.main():
         head = f"Erased: {run.erased}" if column.role == "erase" else role_name(column, run.scores).capitalize()
-        aim = "aim: ✗ in the rows of the edits" if column.gone else "aim: as before"
+        aim = "aim: gone" if column.gone else "aim: as before"
         label = "Erased" if column.role == "erase" else head
         grids = "".join(
             _grid(run, column, c, f"{label}: {c}") for c in evenly_spaced(run.scores.concepts(column), CONCEPTS)
@@ -76,7 +77,7 @@ def attacked(run: Run, tried: Mapping[str, Mapping[str, list[Row]]]) -> str:
 def picture(folder: Path, row: Row, name: str, blur: bool, below: str = "") -> str:
     """A picture with the detector's label, or with its score if no detector judged it."""
     if row["value"] is None or is_rate(row["score"]):
-        kind, mark = {1: ("yes", "✓"), 0: ("no", "✗"), None: ("unsure", "?")}[row["value"]]
+        kind, mark = _mark(row)
         seen = "not judged" if row["value"] is None else row["seen"] or "no label"
     else:
         kind, mark, seen = "plain", row["score"], f"{row['value']:.3g}"
@@ -88,7 +89,19 @@ def picture(folder: Path, row: Row, name: str, blur: bool, below: str = "") -> s
     image = f'<img class="{kind}{sharp}" src="{source}" alt="{said}" title="{said}">'
     if blur:
         image = f'<span class="blur" tabindex="0">{image}</span>'
-    return f'<td>{image}<span class="{kind}">{mark} {escape(seen)}</span>{below}</td>'
+    return f'<td>{image}<span class="{kind}">{escape(f"{mark} {seen}".strip())}</span>{below}</td>'
+
+
+def _mark(row: Row) -> tuple[str, str]:
+    """The class and the sign of a judged picture: whether it is as it should be."""
+    if row["value"] is None:
+        return "unsure", "?"
+    if row["edit"] == BASE:
+        return "plain", ""
+    if row.get("unchanged"):
+        return "unsure", "="
+    right = row["value"] == (0 if row["role"] in GONE else 1)
+    return ("yes", "✓") if right else ("no", "✗")
 
 
 def _embedded(path: Path) -> tuple[str, int]:

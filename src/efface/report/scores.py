@@ -7,7 +7,7 @@ from math import fsum, nan, sqrt
 from typing import Any, NamedTuple
 
 from efface.benchmarks.row import BASE as BASE
-from efface.benchmarks.row import GONE, ROLES
+from efface.benchmarks.row import GONE, ROLES, paired
 from efface.metrics.rates import Rate, erased, found
 from efface.metrics.statistics import bootstrap
 
@@ -66,7 +66,7 @@ class Scores:
     def __init__(self, rows: Iterable[Row], key: str = "edit") -> None:
         self._groups: dict[tuple[str, Column], list[Row]] = defaultdict(list)
         self._attacks: dict[str, list[Row]] = defaultdict(list)
-        for row in rows:
+        for row in paired(rows):
             if row["attack"]:
                 self._attacks[row[key]].append(row)
             else:
@@ -105,8 +105,23 @@ class Scores:
         )
 
     def rate(self, model: str, column: Column, **where: object) -> Rate:
-        """ESR (concept not found) for what was erased, PSR (concept found) for the rest."""
-        return (erased if column.gone else found)(self.rows(model, column, **where), column.score)
+        """ESR (concept not found) for what was erased, PSR (concept found) for the rest.
+
+        ESR is over the pairs in which the unedited model's picture shows it, and what did not change was not erased: see `row.paired`.
+        """
+        return (erased if column.gone else found)(self._counted(model, column, **where), column.score)
+
+    def _counted(self, model: str, column: Column, **where: object) -> list[Row]:
+        return [row for row in self.rows(model, column, **where) if row.get("shown", True)]
+
+    def drawn(self, column: Column) -> Rate:
+        """In how many of its pictures the unedited model shows what was asked for."""
+        return found(self.rows(BASE, column), column.score)
+
+    def unchanged(self, model: str, column: Column) -> tuple[int, int]:
+        """Pictures that are as before although they ask for what was erased, and how many of them the detector called otherwise."""
+        rows = self._counted(model, column)
+        return sum(row.get("unchanged", False) for row in rows), sum(row.get("flipped", False) for row in rows)
 
     def mean(self, model: str, column: Column, **where: object) -> Mean:
         """Mean over pictures, or over the sets of pictures it was measured on."""
@@ -132,7 +147,7 @@ class Scores:
         Cochran 1977, §9A); n is divided by how many times that exceeds r(1-r)/n. It is at most the number of pictures of one training
         seed: the same prompts and seeds drawn once more are no further evidence about prompts.
         """
-        rows = self.rows(model, column)
+        rows = self._counted(model, column)
         rate, tasks, fits = self.rate(model, column), Counter[str](), len({row["nth"] for row in rows})
         wanted = 0 if column.gone else 1
         for row in rows:

@@ -58,17 +58,27 @@ def _still(run: Run, edit: str) -> list[str]:
     counted: list[str] = []
     other: list[str] = []
     for column in run.scores.main(*GONE):
-        rate, base = run.scores.rate(edit, column), run.scores.rate(BASE, column)
+        rate = run.scores.rate(edit, column)
         that = f"that {PROMPTS[column.role]}{_judge(run, column)}"
-        if not rate.n:
-            other.append(f"none of the pictures {that} could be judged")
-        elif base.n and base.hits == base.n:
+        drawn = run.scores.drawn(column)
+        if drawn.n and not drawn.hits:
             other.append(
-                f"the {rate.n} pictures {that} say nothing, because the unedited model does not draw it there either"
+                f"the unedited model draws it in none of the {drawn.n} pictures {that}: nothing can be said of them"
             )
+        elif not rate.n:
+            other.append(f"none of the pictures {that} could be judged")
         else:
             shown = f"in {rate.n - rate.hits or 'none'} of {rate.n}{'' if counted else ' pictures'}"
-            counted.append(f"{shown} {that} ({base.n - base.hits} of {base.n} before)")
+            before = f"({drawn.hits} of {drawn.n} before)"
+            counted.append(f"{shown} {that} {before}")
+            same, flipped = run.scores.unchanged(edit, column)
+            if same:
+                error = (
+                    f", though the detector calls {flipped} of them otherwise, which is its error" if flipped else ""
+                )
+                other.append(
+                    f"{same} of these pictures {_are(same)} as before and count{'s' * (same == 1)} as not erased{error}"
+                )
     name = "what was erased" if run.info["concept"].get("count", 1) > 1 else run.erased
     return [*([f"{name} still appears {_all(counted)}"] if counted else []), *other]
 
@@ -89,6 +99,10 @@ def _became(run: Run, edit: str) -> list[str]:
             if after.n and before.n:
                 text += f" (quality of these pictures {after.value:.2f}, {before.value:.2f} before; 0 is a mush, 1 a clear picture)"
     return [text]
+
+
+def _are(n: int) -> str:
+    return "is" if n == 1 else "are"
 
 
 def is_quality(column: Column) -> bool:
@@ -178,8 +192,10 @@ def _gone(run: Run, edit: str, column: Column) -> str:
     name = run.erased if column.role == "erase" else "it"
     if not rate.n:
         return f"no picture of {run.erased} {REQUESTS[column.role]} could be judged"
-    gone = 2 * rate.hits >= rate.n
-    says = "does not appear" if gone else "still appears" if column.role == "erase" else "appears"
+    gone, several = 2 * rate.hits >= rate.n, column.role == "erase" and run.info["concept"].get("count", 1) > 1
+    says = "do not appear" if several else "does not appear"
+    if not gone:
+        says = f"{'still ' * (column.role == 'erase')}{'appear' if several else 'appears'}"
     k, before = (r.hits if gone else r.n - r.hits for r in (rate, base))
     text = f"{name} {says} in {k} of {rate.n} pictures {REQUESTS[column.role]}"
     return text + f" (unedited model: {'absent from' if gone else 'in'} {before} of {base.n})"
