@@ -253,8 +253,8 @@ def test_percent_is_0_or_100_only_when_exact(rate, shown):
 def test_grid_pairs_pictures_by_prompt_and_seed(folder):
     rows = table(text(folder), "Erased: tiger")
     assert rows[0] == ["tiger", *[f"a tiger/seed {i}" for i in range(4)]]
-    assert rows[1] == ["unedited", *["✓ tiger"] * 4]
-    assert rows[2] == ["UCE", "✗ cat", "✗ cat", "✓ tiger", "? not judged"]
+    assert rows[1] == ["unedited", *["tiger"] * 4]
+    assert rows[2] == ["UCE", "✓ cat", "✓ cat", "✗ tiger", "? not judged"]
     images = read(folder).all("img")
     assert len(images) == STRIP + 2 * 4 * 4
     assert all(i["src"].startswith("data:image/png;base64,") and i["alt"] == i["title"] for i in images)
@@ -269,6 +269,27 @@ def test_every_role_has_its_pictures_and_every_rate_leads_there(whole):
     assert links <= {f"#{anchor}" for anchor in anchors}
     assert {"#erase-concept", "#companion-style", "#attacked"} <= links
     assert len(table(text(whole), "Attacked")) == 2  # a row each attack
+
+
+def test_a_picture_that_did_not_change_is_marked_and_counts_as_not_erased(folder):
+    """The detector calls the unchanged picture of seed 0 a cat: its error."""
+    same = {
+        "edit": "uce",
+        "concept": "tiger",
+        "role": "erase",
+        "seed": 0,
+        "score": "perceptual",
+        "judge": "",
+        "value": 0.001,
+    }
+    rows = [*scores(), line(**same, detector="moji-concept", cell="same")]
+    rows = [r | ({"cell": "same"} if (r["edit"], r["concept"], r["seed"]) == ("uce", "tiger", 0) else {}) for r in rows]
+    save(folder, info(), rows)
+    assert table(text(folder), "Erased: tiger")[2] == ["UCE", "= cat", "✓ cat", "✗ tiger", "? not judged"]
+    assert (
+        "tiger still appears in 2 of 3 pictures that name it (4 of 4 before); 1 of these pictures is as before and counts as not "
+        "erased, though the detector calls 1 of them otherwise, which is its error" in sentence(folder)
+    )
 
 
 def test_sensitive_pictures_are_veiled_where_the_prompt_names_what_was_erased(whole):
@@ -493,8 +514,8 @@ def test_the_report_opens_with_the_strip_and_one_sentence_for_each_edit(whole):
     assert heads == ["", "Erased: tiger", "Neighbours", "Unrelated concepts"]
     # of four, eight and four pictures evenly: all, the first, third and sixth, the first
     assert prompts[1:] == [*["a tiger"] * 4, "a lion", "a lion", "a leopard", "a rose"]
-    assert base[1:] == [*["✓ tiger"] * 4, "✓ lion", "✓ lion", "✓ leopard", "✓ rose"]
-    assert uce[1:] == ["✗ cat", "✗ cat", "✓ tiger", "? not judged", "✓ lion", "✓ lion", "✗ cat", "✓ rose"]
+    assert base[1:] == [*["tiger"] * 4, "lion", "lion", "leopard", "rose"]
+    assert uce[1:] == ["✓ cat", "✓ cat", "✗ tiger", "? not judged", "✓ lion", "✓ lion", "✗ cat", "✓ rose"]
     assert (
         page.index("<img")
         < page.index("<b>UCE</b> was to turn tiger into cat")
@@ -545,21 +566,18 @@ def test_what_the_unedited_model_does_not_draw_says_nothing(folder):
     )
 
 
-def test_announced_and_other_neighbours_are_counted_apart(folder):
+def test_neighbours_that_were_kept_by_request_and_others_are_counted_apart(folder):
     rows = [
         r | ({"group": "told" if r["concept"] == "lion" else "untold"} if r["role"] == "neighbour" else {})
         for r in scores()
     ]
     said = sentence(save(folder, info(), rows))
-    assert (
-        "neighbours (not announced to the method) suffer (seen in 1 of 4 pictures, 3 of 4 before, which may be chance)"
-        in said
-    )
-    assert "as before: neighbours (announced to the method) and unrelated concepts" in said
+    assert "neighbours (nobody named) suffer (seen in 1 of 4 pictures, 3 of 4 before, which may be chance)" in said
+    assert "as before: neighbours (kept by request) and unrelated concepts" in said
     assert table(text(folder), "Before and after, in short")[1][5:8] == [
-        "a lion/announced",
-        "a lion/announced",
-        "a leopard/not announced",
+        "a lion/kept by request",
+        "a lion/kept by request",
+        "a leopard/nobody named",
     ]
 
 

@@ -130,6 +130,30 @@ def test_best_of_a_column_and_who_differs_from_it(tmp_path):
     assert board_of(read_sweep(folder)).best(ERASED).methods == ["a", "c"]
 
 
+def test_a_method_that_does_nothing_is_no_best_keeper_and_none_is_named_where_all_are_alike(tmp_path):
+    folder = sweep(tmp_path)
+    about = json.loads((folder / "bench.json").read_text())
+    about["tasks"] = about["tasks"][:1]
+    about["edits"] = [{"label": m, "method": m, "task": "tiger", "seed": 0} for m in ("noop", "a", "b")]
+    (folder / "bench.json").write_text(json.dumps(about))
+    given = {"base": (12, 12), "noop": (12, 12), "a": (0, 11), "b": (0, 2)}  # of 12: tigers found, lions found
+    rows = [
+        line(task="tiger", protocol="tiger-protocol", edit=m, seed=i, value=int(i < k), **role)
+        for m, (erased, kept) in given.items()
+        for k, role in ((erased, {}), (kept, {"role": "neighbour", "concept": "lion"}))
+        for i in range(12)
+    ]
+    write_rows(folder, rows)
+    board = board_of(read_sweep(folder))
+    assert board.best(NEAR).methods == ["a"]
+    assert board.best(NEAR).bold("a")
+    assert board.best(ERASED).methods == ["a", "b"]
+    write_rows(folder, [r for r in rows if r["edit"] != "noop" and r["role"] == "erase"])
+    about["edits"] = about["edits"][1:]
+    (folder / "bench.json").write_text(json.dumps(about))
+    assert not board_of(read_sweep(folder)).best(ERASED).bold("a")
+
+
 def test_many_at_once(folder):
     text = write_leaderboard(folder).read_text()
     head, base, a, b = table(text, "ESR-1, erased")

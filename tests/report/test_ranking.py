@@ -157,14 +157,14 @@ def test_a_method_that_was_not_run_on_every_task_has_no_rank_and_says_why(folder
     assert (a[0], a[4]) == ("a/no rank: a column is lacking", "–/not judged")
 
 
-def test_neighbours_that_were_announced_and_others_are_shown_apart(folder):
+def test_neighbours_kept_by_request_and_others_are_shown_apart(folder):
     rows = [json.loads(row) for row in (folder / "scores.jsonl").read_text().splitlines()]
     asked = {("neighbour", 0): "told", ("neighbour", 1): "untold"}  # `a` keeps seed 0 and loses seed 1
     write_rows(folder, [r | {"group": asked.get((r["role"], r["seed"]), "")} for r in rows])
     a = table(write_leaderboard(folder).read_text(), "Leaderboard")[1]
-    assert re.fullmatch(r"100/\d+–100 announced0/0–\d+ not announced", a[3])
+    assert re.fullmatch(r"100/\d+–100 kept by request0/0–\d+ nobody named", a[3])
     assert a[0].split("/")[1].startswith("score 75, ")  # both together
-    assert "announced" in first_table(markdown(folder))[2][3]
+    assert "kept by request" in first_table(markdown(folder))[2][3]
 
 
 def test_many_at_once_may_be_a_sweep_inside(folder):

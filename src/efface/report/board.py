@@ -19,6 +19,7 @@ from efface.report.scores import BASE, Column, Mean, Row, Scores
 from efface.report.summary import is_quality
 
 KEPT = ("neighbour", "distant")
+ALMOST_NOTHING = 0.1  # share of erased pictures below which a method counts as doing nothing
 MEANS = (
     "Means over pictures; a distance of sets is a mean over tasks. Quality: whether a picture is of anything, from 0 (a mush) to 1. "
     "Distances: to the unedited model's pictures of equal prompts and seeds."
@@ -30,6 +31,10 @@ class Best(NamedTuple):
 
     methods: Sequence[str]  # several where equal
     p_values: Mapping[str, float]  # for the others: McNemar's p-values, by Holm over the column
+
+    def bold(self, method: str) -> bool:
+        """Whether to name this method the best: only where another differs from it."""
+        return method in self.methods and any(p <= 0.05 for p in self.p_values.values())
 
 
 class Seeds(NamedTuple):
@@ -77,8 +82,14 @@ class Board:
         return Seeds(fmean(rates), stdev(rates), len(rates)) if len(rates) > 1 else None
 
     def best(self, column: Column) -> Best | None:
-        """The edited model with the highest rate, against the others on equal tasks, prompts, seeds and training seeds."""
-        rates = {m: r for m in self.methods if m not in self.bases and (r := self.scores.rate(m, column)).n}
+        """The edited model with the highest rate, against the others on equal tasks, prompts, seeds and training seeds.
+
+        What erases almost nothing is not the best at keeping, which is easy then.
+        """
+        edited = [m for m in self.methods if m not in self.bases]
+        if not column.gone:
+            edited = [m for m in edited if self.erases(m)] or edited
+        rates = {m: r for m in edited if (r := self.scores.rate(m, column)).n}
         if not rates:
             return None
         highest = max(r.value for r in rates.values())
@@ -86,6 +97,11 @@ class Board:
         others = [m for m in rates if m not in first]
         found = holm([mcnemar(*self.scores.pairs(first[0], m, column)) for m in others])
         return Best(first, dict(zip(others, found, strict=True)))
+
+    def erases(self, method: str) -> bool:
+        """Whether a method erases more than almost nothing; true where that was not measured."""
+        rates = [r.value for column in self.scores.main("erase") if (r := self.scores.rate(method, column)).n]
+        return not rates or fmean(rates) >= ALMOST_NOTHING
 
     def costs(self, method: str) -> dict[str, float | None]:
         """Medians over a method's edits of seconds and of bytes."""
@@ -152,7 +168,8 @@ def _rates(board: Board, to: str) -> str:
     lost = f" Not made or not judged, and counted nowhere: {failed}." if failed else ""
     explanation = (
         f"{RATES} All tasks together. Bold: the "
-        "best edit of a column; *: differs from it by McNemar's exact test on pairs of equal task, prompt and seed, p &le; 0.05 after "
+        "best edit of a column, where another differs from it; what erases almost nothing is no best keeper; "
+        "*: differs from it by McNemar's exact test on pairs of equal task, prompt and seed, p &le; 0.05 after "
         "Holm's correction over the column. Small: Wilson 95&nbsp;% interval, widened by how much more the tasks differ than independent "
         "pictures would (one task alone is not widened; further training seeds are no further pictures); ±: standard deviation over "
         f"training seeds. Fit and file: medians.{lost}"
@@ -166,7 +183,7 @@ def _cell(board: Board, method: str, column: Column, winner: Best | None, to: st
     shown = rate_cell(rate, to, board.scores.interval(method, column), "*" if differs else "")
     if over:
         shown += small(f"{percent(over.mean)} ± {100 * over.std:.1f}{GAP}({over.n}{GAP}seeds)")
-    return f'<td class="best">{shown}</td>' if winner and method in winner.methods else shown
+    return f'<td class="best">{shown}</td>' if winner and winner.bold(method) else shown
 
 
 def _number_columns(board: Board) -> list[Column]:
@@ -212,7 +229,7 @@ def markdown_rates(board: Board) -> str:
         for column in columns:
             rate, winner = board.scores.rate(m, column), winners[column]
             low, high = board.scores.interval(m, column)
-            value = f"**{100 * rate.value:.1f}**" if winner and m in winner.methods else f"{100 * rate.value:.1f}"
+            value = f"**{100 * rate.value:.1f}**" if winner and winner.bold(m) else f"{100 * rate.value:.1f}"
             star = r"\*" if winner and winner.p_values.get(m, 1.0) <= 0.05 else ""
             shown = f"{value}{star} [{100 * low:.0f}, {100 * high:.0f}]" if rate.n else "–"
             found[column_title(column, board.scores)].append(shown)
@@ -259,13 +276,16 @@ def latex(board: Board, caption: str) -> str:
         row = [tex(board.name(m))]
         for column in columns:
             winner = winners[column]
-            bold, star = winner is not None and m in winner.methods, winner and winner.p_values.get(m, 1.0) <= 0.05
+            bold, star = winner is not None and winner.bold(m), winner and winner.p_values.get(m, 1.0) <= 0.05
             row.append(
                 tex_rate(board.scores.rate(m, column), board.scores.interval(m, column), bold)
                 + ("$^*$" if star else "")
             )
         rows.append(row)
-    explanation = "percent with Wilson 95 % intervals widened for tasks; bold: best edit; *: differs from it, McNemar with Holm, p <= 0.05"
+    explanation = (
+        "percent with Wilson 95 % intervals widened for tasks; bold: best edit, where another differs; "
+        "*: differs from it, McNemar with Holm, p <= 0.05"
+    )
     return tabular(
         f"{caption}; {explanation}", ["Method", *[column_title(column, board.scores) for column in columns]], rows
     )

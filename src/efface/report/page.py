@@ -160,9 +160,9 @@ def commands(given: Iterable[object]) -> str:
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1c1c1e; --soft: #5c5f66; --line: #d9dbe0; }
-:root { --yes: #0a5cb8; --no: #a84300; }
+:root { --yes: #00755a; --no: #a84300; }
 @media (prefers-color-scheme: dark) {
-  :root { --page: #17191c; --ink: #ececee; --soft: #a4a8b0; --line: #3a3d44; --yes: #7db5ff; --no: #ff9f5a; }
+  :root { --page: #17191c; --ink: #ececee; --soft: #a4a8b0; --line: #3a3d44; --yes: #5ed3a8; --no: #ff9f5a; }
 }
 * { box-sizing: border-box; }
 html { font: 16px/1.5 system-ui, sans-serif; background: var(--page); color: var(--ink); overflow-wrap: anywhere; }
@@ -220,7 +220,7 @@ img { height: 84px; object-fit: contain; border: 2px solid; border-radius: 4px; 
 .blur:hover img, .blur:focus img, .blur:active img { filter: none; }
 .yes, svg .edit { color: var(--yes); }
 .no { color: var(--no); }
-.unsure, svg .base { color: var(--soft); }
+.unsure, .plain, svg .base { color: var(--soft); }
 .grid .none { height: 84px; border: 2px dotted var(--soft); border-radius: 4px; }
 img.no { border-style: dashed; }
 img.unsure { border-style: dotted; }
@@ -256,7 +256,7 @@ pre { overflow-x: auto; padding: .7rem; border: 1px solid var(--line); border-ra
   .strip th[scope=row], .grid th:first-child { min-width: 4.7rem; max-width: 5.2rem; font-size: .75rem; }
 }
 @media print {
-  :root { color-scheme: light; --page: #fff; --ink: #000; --soft: #444; --line: #bbb; --yes: #0a5cb8; --no: #a84300; }
+  :root { color-scheme: light; --page: #fff; --ink: #000; --soft: #444; --line: #bbb; --yes: #00755a; --no: #a84300; }
   html { font-size: 11px; }
   main { max-width: none; padding: 0; }
   .scroll { overflow: visible; }

@@ -19,7 +19,10 @@ REQUESTS = {
 PROMPTS = {"erase": "name it", "synonym": "call it otherwise", "implicit": "describe it"}
 SAME = 0.05  # a change of a rate up to this is called "about as often"
 MOST = 3  # concepts or labels that a sentence names
-GROUPS = {"told": "announced", "untold": "not announced"}  # neighbours that the method was, or was not, asked to keep
+GROUPS = {
+    "told": "kept by request",
+    "untold": "nobody named",
+}  # neighbours that the method was, or was not, asked to keep
 
 
 def p_values(scores: Scores, edits: list[str], **where: object) -> dict[tuple[str, Column], float]:
@@ -138,7 +141,7 @@ def _hurt(run: Run, edit: str) -> list[str]:
 def groups(scores: Scores, column: Column) -> dict[str, str]:
     """Groups of a column's pictures that are counted separately, with their description; {"": ""} if there are none."""
     there = {row["group"] for row in scores.rows(BASE, column) if row.get("group") in GROUPS}
-    return {g: f" ({label} to the method)" for g, label in GROUPS.items() if g in there} or {"": ""}
+    return {g: f" ({label})" for g, label in GROUPS.items() if g in there} or {"": ""}
 
 
 def _kept_name(run: Run, column: Column) -> str:
