@@ -57,8 +57,8 @@ def _markdown(sweep: Sweep, board: Board) -> str:
         f"{info['about']}. Model {info['model']} ({info['fingerprint']}), efface {info['version']}. {_attacks(board)}"
     )
     rates = (
-        f"{RATES} Percent with 95 % intervals, widened by how much tasks differ; bold: the best edit of a column, where another differs from it; "
-        "*: differs from it by "
+        f"{RATES} Percent with 95 % intervals, widened by how much tasks differ; bold: the best edit of a column, where another "
+        "differs from it; *: differs from it by "
         f"McNemar's test with Holm's correction.\n\n{boards.markdown_rates(board)}"
     )
     methods = "\n".join(f"- {m}: {text}" for m in board.methods if (text := method_description(m)))
