@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test fast lint leaderboard real-size mutants clean
+.PHONY: demo test fast fuzz lint leaderboard real-size mutants clean
 
 demo: $(READY)
 	$(BIN)/efface demo
@@ -18,6 +18,10 @@ test: $(READY)
 
 fast: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+# Random arguments, files and damage through the command line: some minutes.
+fuzz: $(READY)
+	EFFACE_FUZZ=400 $(BIN)/python -m pytest tests/cli/test_fuzz.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

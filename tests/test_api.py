@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from efface import Concept, TextMap, UsageError, api, cli
+from efface.benchmarks.measure import KINDS
 from efface.benchmarks.moji import SIZES, erasing, tasks
+from efface.benchmarks.spec import MEASURES
 from efface.core.declared import declared
 from efface.core.edit import Header
 from efface.core.lists import Entry
@@ -139,6 +141,12 @@ def test_a_task_of_several_concepts_takes_no_target(tmp_path: Path) -> None:
         api.sweep("uce", concepts=f"@{table}")
     with pytest.raises(UsageError, match="'tiger' is given twice"):
         api.sweep("uce", concepts="tiger,rose,Tiger")
+
+
+def test_a_measure_that_does_not_exist_is_refused_before_work() -> None:
+    assert tuple(KINDS) == MEASURES
+    with pytest.raises(UsageError, match="--measures: unknown 'lpip:64'; did you mean 'lpips'"):
+        api.sweep("uce", measures="perceptual,lpip:64")
 
 
 def test_groups_stand_for_their_members_erased_and_preserved_alike() -> None:

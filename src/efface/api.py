@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from efface.core.concept import Concept, apart, article
-from efface.core.errors import UsageError
+from efface.core.errors import UsageError, nearest
 from efface.core.files import mentions, refuse_folder, writable, write_text
 from efface.core.header import read_header, wrote
 from efface.core.lists import Entry, entries, listed, quoted
@@ -303,8 +303,8 @@ def bake(
         UsageError: the edit cannot be baked into weights, or it is for another model.
         EffaceError: the folder cannot be written.
     """
-    if output.suffix in (".safetensors", ".ckpt", ".pt", ".bin"):
-        raise UsageError(f"--output: expected the name of a folder, got {str(output)!r}; leave {output.suffix} out")
+    if ending := next((e for e in (".safetensors", ".ckpt", ".pt", ".bin") if output.name.endswith(e)), ""):
+        raise UsageError(f"--output: expected the name of a folder, got {str(output)!r}; leave {ending} out")
     refuse_folder(output)
     from efface.core.io import write_pipeline
 
@@ -648,6 +648,7 @@ def bench(sweep: Sweep, *, commands: Sequence[str] = (), log: Log | None = None)
 def _benchmark(name: str, concepts: str, size: str, judges: Mapping[str, str], measures: str | None) -> "Benchmark":
     """The benchmark's declaration, with the user's detectors and measures."""
     from efface.benchmarks import find, moji
+    from efface.benchmarks.spec import MEASURES
 
     if name == MOJI:
         declared = moji.benchmark(entries(concepts, "--concepts"), size)
@@ -661,6 +662,8 @@ def _benchmark(name: str, concepts: str, size: str, judges: Mapping[str, str], m
         raise UsageError(f"--judge: {name} has no judge {min(unknown)!r}; it has {', '.join(declared.judges)}")
     changed = {k: dataclasses.replace(j, detector=judges.get(k, j.detector)) for k, j in declared.judges.items()}
     wanted = declared.measures if measures is None else tuple(listed(measures, "--measures"))
+    if odd := next((name for name in wanted if name.partition(":")[0] not in MEASURES), None):
+        raise UsageError(f"--measures: unknown {odd!r}; {nearest(odd, MEASURES)}")
     return dataclasses.replace(declared, judges=changed, measures=wanted)
 
 
@@ -817,13 +820,22 @@ class Stored:
     failures: Mapping[tuple[str, str], int]
     errors: Sequence[tuple[str, int]]  # the commonest
     bytes: Mapping[str, int]  # by kind of file
-    damaged: Sequence[str] | None = None  # removed pictures; None if they were not checked
+    damaged: Mapping[str, str] | None = None  # what is wrong, by file; None if that was not checked
+    repaired: Mapping[str, str] | None = None  # what was done, by file
     removed: int | None = None
     saved: int | None = None
     forgotten: int | None = None
 
 
-def runs(store: str, *, verify: bool = False, retry: bool = False, compact: bool = False, remove: str = "") -> Stored:
+def runs(
+    store: str,
+    *,
+    verify: bool = False,
+    repair: bool = False,
+    retry: bool = False,
+    compact: bool = False,
+    remove: str = "",
+) -> Stored:
     """Check or clean up a store, then list its contents.
 
     Raises:
@@ -834,7 +846,8 @@ def runs(store: str, *, verify: bool = False, retry: bool = False, compact: bool
 
     opened = Store(store, new=False)
     done = {
-        "damaged": opened.verify(remove=True) if verify else None,
+        "damaged": opened.damage() if verify else None,
+        "repaired": opened.repair() if repair else None,
         "removed": opened.remove(remove) if remove else None,
         "saved": opened.compact() if compact else None,
         "forgotten": opened.retry() if retry else None,

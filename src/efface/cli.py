@@ -345,7 +345,10 @@ def compare(
 @app.command()
 def runs(
     store: Annotated[str, typer.Argument(help="store of a run, such as efface-demo/store, or an fsspec location")],
-    verify: Annotated[bool, typer.Option("--verify", help="check every picture, and remove damaged ones")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="check every file; nothing is removed")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="remove what is damaged, so that the next run makes it again")
+    ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="remove the errors, so that the next run tries again")] = False,
     compact: Annotated[
         bool, typer.Option("--compact", help="merge the score files into one for each detector")
@@ -353,9 +356,12 @@ def runs(
     remove: Annotated[str, typer.Option(help="fingerprint of an edit whose pictures to remove")] = "",
 ) -> None:
     """List the contents of a store; check it, clean it up. It lists pictures by edit, errors and sizes."""
-    stored = api.runs(store, verify=verify, retry=retry, compact=compact, remove=remove)
-    if stored.damaged is not None:
-        out.print(f"{len(stored.damaged)} damaged pictures removed{''.join(f'{chr(10)}  {p}' for p in stored.damaged)}")
+    stored = api.runs(store, verify=verify, repair=repair, retry=retry, compact=compact, remove=remove)
+    for given, said in ((stored.damaged, "damaged"), (stored.repaired, "repaired")):
+        if given is not None:
+            out.print(f"{len(given)} files {said}{':' * bool(given)}")
+            for path, what in given.items():
+                out.print(f"  {path}: {what}")
     if stored.removed is not None:
         out.print(f"{stored.removed} pictures of edit {remove} removed")
     if stored.saved is not None:
@@ -370,7 +376,9 @@ def runs(
     for error, times in stored.errors:
         out.print(f"  {times} x {error}")
     out.print(f"{store}: {', '.join(f'{kind} {size / 2**20:.1f} MiB' for kind, size in stored.bytes.items())}.")
-    if stored.failures:
+    if stored.damaged:
+        _next("runs", store, "--repair")
+    elif stored.failures:
         _next("runs", store, "--retry")
 
 

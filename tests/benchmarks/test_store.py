@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL.PngImagePlugin import PngImageFile
+from safetensors.numpy import save_file
 
 from efface.benchmarks import claims
 from efface.benchmarks import store as module
@@ -116,7 +118,9 @@ def test_a_damaged_file_of_scores_is_named(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     path = Path(store.put_scores("judge-1", [{"picture": "p", "top": []}]))
     path.write_text('["foreign"]\n')
-    with pytest.raises(EffaceError, match=rf"{path.name}: damaged .*; delete it and run the same command again"):
+    with pytest.raises(
+        EffaceError, match=rf"{path.name}: damaged .*--repair` mends it, then run the same command again"
+    ):
         Store(tmp_path / "s").scores("judge-1")
 
 
@@ -207,12 +211,12 @@ def test_who_lost_a_claim_leaves_the_new_owners_alone(store: Store, monkeypatch:
         assert fourth
 
 
-def test_damage_is_one_sentence_found_by_verify_and_removed(tmp_path: Path) -> None:
+def test_damage_is_one_sentence_found_and_repaired(tmp_path: Path) -> None:
     store, other = Store(tmp_path / "s"), {**CELL, "seed": 8}
     for cell in (CELL, other, {**CELL, "seed": 9}):
         store.put_picture(cell, PICTURE)
     whole, cut, moved = (tmp_path / "s" / store.picture_path(name_of({**CELL, "seed": i})) for i in (7, 8, 9))
-    assert store.verify() == []
+    assert store.damage() == {}
     cut.write_bytes(cut.read_bytes()[:-40])
     moved.write_bytes(whole.read_bytes())  # a whole picture under another cell's name
     (whole.parent / "holiday.png").write_bytes(b"mine")
@@ -221,8 +225,10 @@ def test_damage_is_one_sentence_found_by_verify_and_removed(tmp_path: Path) -> N
     with pytest.raises(EffaceError, match=r"gone; .*efface runs"):
         store.picture("0" * 32)
     bad = [str(p.relative_to(tmp_path / "s")) for p in (cut, moved)]
-    assert sorted(store.verify(remove=True)) == sorted(bad)
-    assert store.verify() == []
+    assert sorted(store.damage()) == sorted(bad)
+    assert cut.exists()  # nothing is removed by looking
+    assert sorted(store.repair()) == sorted(bad)
+    assert store.damage() == {}
     assert not store.has_picture(name_of(other))
     assert np.array_equal(store.picture(name_of(CELL)), PICTURE)
     assert (whole.parent / "holiday.png").read_bytes() == b"mine"
@@ -238,7 +244,53 @@ def test_changed_pixels_are_noticed(tmp_path: Path) -> None:
     module.Image.fromarray(PICTURE ^ 1).save(path, format="png", pnginfo=text)
     with pytest.raises(EffaceError, match="not those that were drawn"):
         store.picture(name_of(CELL))
-    assert len(store.verify()) == 1
+    assert list(store.damage().values()) == ["its pixels are not those that were drawn"]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) * 4 // 5], lambda data: b"", lambda data: b"[]", lambda data: b"\xff" * 40]
+)
+@pytest.mark.parametrize("kind", ["pictures", "errors", "scores", "features", "edits", "claims"])
+def test_every_kind_of_file_is_checked_and_repaired(
+    tmp_path: Path, kind: str, damage: Callable[[bytes], bytes]
+) -> None:
+    store = Store(tmp_path / "s")
+    store.put_picture(CELL, PICTURE)
+    store.put_error({**CELL, "seed": 8}, "RuntimeError: no luck")
+    store.put_scores("d", [{"picture": "a", "top": []}, {"picture": "b", "top": []}])
+    store.put_features("t", {"a": np.zeros(3)})
+    save_file({"left": np.zeros(3)}, tmp_path / "e.safetensors")
+    store.put_edit("a" * 32, tmp_path / "e.safetensors")
+    (tmp_path / "s" / "claims").mkdir()
+    (tmp_path / "s" / "claims" / f"{'b' * 32}.json").write_text("{}")
+    assert store.damage() == {}
+    (path,) = [p for p in (tmp_path / "s" / kind).rglob("*") if p.is_file()]
+    path.write_bytes(damage(path.read_bytes()))
+    empty = kind == "scores" and not path.read_bytes()  # a file without lines says nothing wrong
+    (inside, wrong), *more = list(store.damage().items()) or [("", "")]
+    assert not more
+    assert (inside == "") == empty
+    assert bool(wrong) != empty
+    store.failures()  # what is damaged stops nothing else
+    done = Store(tmp_path / "s").repair()
+    assert list(done) == ([] if empty else [inside])
+    assert Store(tmp_path / "s").damage() == {}
+    if kind == "scores" and "whole lines were kept" in "".join(done.values()):
+        assert list(Store(tmp_path / "s").scores("d")) == ["a"]
+
+
+@pytest.mark.parametrize("mark", ["[]", "3", '"x"', '{"format": "new"}', '{"format": null}', "\xff\xfe"])
+def test_a_mark_that_is_none_is_named(tmp_path: Path, mark: str) -> None:
+    (tmp_path / MARK).write_bytes(mark.encode("latin-1"))
+    with pytest.raises(EffaceError, match=MARK) as error:
+        Store(tmp_path)
+    assert 'write {"format": 1} into it' in str(error.value)
+
+
+def test_a_store_nowhere_is_refused() -> None:
+    for where in ("nope://x/y", "s3://bucket/x"):
+        with pytest.raises(UsageError, match=f"store: cannot open '{where}'"):
+            Store(where)
 
 
 def test_edits_come_back(store: Store, tmp_path: Path) -> None:

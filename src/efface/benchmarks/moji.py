@@ -223,7 +223,7 @@ def _combination(name: str, pictures: int, others: int, far: int) -> Task:
 def _many(name: str, pictures: int, others: int, far: int) -> Task:
     """Many at once: the first n of one shuffled list, so that five are among the twenty-five; what stays is never among the hundred."""
     count = name.removeprefix("many-")
-    if not count.isdigit() or not 1 <= int(count) <= MANY[-1]:
+    if not (count.isascii() and count.isdecimal()) or not 1 <= int(count) <= MANY[-1]:
         raise UsageError(f"concept: expected many-N with N from 1 to {MANY[-1]}, got {name!r}; give many-25, say")
     shuffled = random.Random("many").sample(sorted(concepts()), len(concepts()))
     erased, kept = shuffled[: int(count)], shuffled[MANY[-1] :]

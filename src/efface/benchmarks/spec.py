@@ -11,6 +11,17 @@ from efface.benchmarks.row import ROLES, Role
 from efface.core.concept import Concept
 from efface.core.errors import UsageError
 
+MEASURES = (
+    "perceptual",
+    "quality",
+    "lpips",
+    "clip",
+    "clip-name",
+    "kernel",
+    "frechet",
+    "cmmd",
+)  # see benchmarks.measure
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from safetensors import SafetensorError
+from safetensors import SafetensorError, deserialize
 from safetensors.numpy import load, save
 
 from efface.benchmarks.claims import Claims
@@ -41,6 +41,10 @@ from efface.core.files import replace_file
 FORMAT = 1
 MARK = "efface-store.json"
 KEY = "efface"  # the text entry of a PNG that holds its recipe
+
+ENDS = {
+    "pictures": ".png", "errors": ".json", "claims": ".json", "scores": ".jsonl", "edits": ".safetensors", "features": ".safetensors",
+}  # fmt: skip
 
 Recipe = Mapping[str, Any]
 Job = TypeVar("Job")
@@ -62,7 +66,12 @@ class Store:
             UsageError: a folder with other things in it, no store where none may be made, or one that a newer efface wrote.
         """
         self.where = str(where)
-        self.fs, root = fsspec.core.url_to_fs(self.where)
+        try:
+            self.fs, root = fsspec.core.url_to_fs(self.where)
+        except (ValueError, ImportError) as error:  # unknown scheme; a scheme whose package is not installed
+            raise UsageError(
+                f"store: cannot open {self.where!r} ({error}); give a folder, or install that package"
+            ) from error
         self.root, self.local = root.rstrip("/"), "file" in self.fs.protocol
         self.claims = Claims(self.fs, self._path("claims"), self.local)
         self._read: dict[str, tuple[set[str], dict[str, Any]]] = {}  # by folder: files read so far, and what they hold
@@ -79,6 +88,10 @@ class Store:
             return
         except ValueError as error:
             raise EffaceError(f'store: {where}/{MARK} is damaged ({error}); write {{"format": 1}} into it') from error
+        except (IsADirectoryError, PermissionError) as error:
+            raise EffaceError(f"store: {where}/{MARK} cannot be read ({error}); give another store") from error
+        if not isinstance(mark, dict) or type(mark.get("format", 0)) is not int:
+            raise EffaceError(f'store: {where}/{MARK} is damaged (it holds {mark!r}); write {{"format": 1}} into it')
         if mark.get("format", 0) > FORMAT:
             raise UsageError(
                 f"store: {where} has format {mark['format']}, this efface reads up to {FORMAT}; upgrade it"
@@ -114,11 +127,11 @@ class Store:
             pixels, record = _read_png(self.fs.cat_file(self._path(path)))
         except (OSError, ValueError, KeyError, SyntaxError) as error:  # PIL calls broken PNGs SyntaxError
             why = "gone" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
-            raise EffaceError(f"{self.where}/{path}: {why}; `efface runs {self.where} --verify` removes what is damaged, "
+            raise EffaceError(f"{self.where}/{path}: {why}; `efface runs {self.where} --repair` removes what is damaged, "
                               "then run the same command again") from error  # fmt: skip
         if _hash(pixels.tobytes()) != record["pixels"]:
             raise EffaceError(f"{self.where}/{path}: its pixels are not those that were drawn; "
-                              f"`efface runs {self.where} --verify` removes it, then run the same command again")  # fmt: skip
+                              f"`efface runs {self.where} --repair` removes it, then run the same command again")  # fmt: skip
         return pixels
 
     def copy(self, inside: str, path: Path) -> None:
@@ -183,7 +196,7 @@ class Store:
                     break  # and list again
                 except (ValueError, KeyError, TypeError, SafetensorError) as error:
                     raise EffaceError(
-                        f"{path}: damaged ({error!r}); delete it and run the same command again"
+                        f"{path}: damaged ({error!r}); `efface runs {self.where} --repair` mends it, then run the same command again"
                     ) from error
                 for key, record in records.items():
                     if key not in found or not (isinstance(record, dict) and "error" in record):
@@ -254,11 +267,12 @@ class Store:
                 with self.fs.open(path, "rb", block_size=2**16) as file:
                     yield Path(path).stem, _recipe(file)
             except (ValueError, KeyError, OSError, SyntaxError):
-                continue  # `verify` tells of it
+                continue  # `damage` tells of it
 
     def failures(self) -> list[dict[str, Any]]:
-        """Every cell that failed, with its error."""
-        return [json.loads(self.fs.cat_file(path)) for path in self._files("errors")]
+        """Every cell that failed, with its error; damaged records are left to `damage`."""
+        found = ((path, self.fs.cat_file(path)) for path in self._files("errors"))
+        return [json.loads(data) for path, data in found if not _wrong("errors", path, data)]
 
     def size(self) -> Counter[str]:
         """Bytes by kind."""
@@ -269,20 +283,30 @@ class Store:
             }
         )
 
-    def verify(self, remove: bool = False) -> list[str]:
-        """Paths of pictures that are damaged, or that lie under another cell's name; with `remove` they are taken out."""
-        bad = []
-        for path in self._files("pictures"):
-            try:
-                pixels, record = _read_png(self.fs.cat_file(path))
-                whole = _hash(pixels.tobytes()) == record["pixels"] and name_of(record["cell"]) == Path(path).stem
-            except (ValueError, KeyError, OSError, SyntaxError):
-                whole = False
-            if not whole:
-                bad.append(path.removeprefix(f"{self.root}/"))
-                if remove:
-                    self.fs.rm_file(path)
-        return bad
+    def damage(self) -> dict[str, str]:
+        """What is wrong with each damaged file of the store, by its path: pictures, errors, scores, features, edits and claims."""
+        found = {}
+        for kind in ENDS:
+            for path in self._files(kind):
+                with contextlib.suppress(FileNotFoundError):  # another process removed it
+                    if wrong := _wrong(kind, path, self.fs.cat_file(path)):
+                        found[path.removeprefix(f"{self.root}/")] = wrong
+        return found
+
+    def repair(self) -> dict[str, str]:
+        """Remove damaged files, so that the next run makes them again; of a file of scores the whole lines are kept. What was done."""
+        done = {}
+        for inside, wrong in self.damage().items():
+            path, kept = self._path(inside), b""
+            if inside.startswith("scores/"):
+                lines = self.fs.cat_file(path).splitlines(keepends=True)
+                kept = b"".join(line for line in lines if line.endswith(b"\n") and not _wrong("scores", path, line))
+            if kept:
+                self._write(f"{inside.rpartition('/')[0]}/{_hash(kept)[:16]}.jsonl", kept)
+            self.fs.rm_file(path)
+            done[inside] = f"{wrong}; {'its whole lines were kept' if kept else 'removed'}"
+        self._read.clear()
+        return done
 
     def retry(self) -> int:
         """Forget every error, of cells and of detectors, so that the next run tries again; how many."""
@@ -327,9 +351,7 @@ class Store:
 
     def _files(self, inside: str) -> Iterator[str]:
         """Finished cells in a folder of the store, in order; temporary files and what others put there are left out."""
-        ends = {"pictures": ".png", "errors": ".json", "claims": ".json", "scores": ".jsonl"}
-        ends |= dict.fromkeys(("edits", "features"), ".safetensors")
-        pattern = re.compile(rf"[0-9a-f]{{16,32}}{re.escape(ends[inside.partition('/')[0]])}")
+        pattern = re.compile(rf"[0-9a-f]{{16,32}}{re.escape(ENDS[inside.partition('/')[0]])}")
         root = self._path(inside)
         self.fs.invalidate_cache(root)  # object stores remember listings, and other processes write
         paths = self.fs.find(root) if self.fs.exists(root) else []
@@ -345,6 +367,34 @@ class Store:
 
 def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _wrong(kind: str, path: str, data: bytes) -> str:
+    """What is wrong with a file of this kind; "" if it is whole."""
+    name = Path(path).stem
+    try:
+        if kind == "pictures":
+            pixels, record = _read_png(data)
+            if _hash(pixels.tobytes()) != record["pixels"]:
+                return "its pixels are not those that were drawn"
+            return "" if name_of(record["cell"]) == name else "it is another cell's picture"
+        if kind == "errors":
+            record = json.loads(data)
+            return (
+                ""
+                if name_of(record["cell"]) == name and isinstance(record["error"], str)
+                else "it is another cell's error"
+            )
+        if kind == "scores":
+            _lines(data)
+        elif kind == "claims":
+            if not isinstance(json.loads(data), dict):
+                return "it is no claim"
+        else:
+            deserialize(data)
+    except (ValueError, KeyError, TypeError, OSError, SyntaxError, RecursionError, SafetensorError) as error:
+        return f"it cannot be read ({(str(error).splitlines() or [''])[0] or type(error).__name__})"
+    return ""
 
 
 def _lines(data: bytes) -> dict[str, dict[str, Any]]:
