@@ -289,7 +289,7 @@ def test_what_is_shown_is_the_whole_record(folder: Path) -> None:
     [
         ({"guidance": float("nan")}, "--guidance: expected a finite number, got nan"),
         ({"guidance": float("inf")}, "--guidance: expected a finite number, got inf"),
-        ({"output": Path("p.jpg")}, "ends in .png, got 'p.jpg'"),
+        ({"output": Path("p.gif")}, "ends in .png, .jpg, .jpeg, .webp, or a folder, got 'p.gif'"),
         ({"output": Path("folder.png")}, "expected a file's name, got a folder"),
         ({"keys": [Path("a.key.safetensors")]}, "--key: expected an edit for the key, got none"),
     ],

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from efface.core.concept import Concept, apart, article
 from efface.core.errors import UsageError, nearest
-from efface.core.files import mentions, refuse_folder, writable, write_text
+from efface.core.files import mentions, refuse_folder, replace_file, replace_folder, writable, write_text
 from efface.core.header import read_header, wrote
 from efface.core.lists import Entry, entries, listed, quoted
 from efface.core.log import Log
@@ -70,7 +70,7 @@ def prompt(concept: Concept) -> str:
     return f"a picture of {concept.name}" if concept.kind == "person" else article(concept.name)
 
 
-def load(model: str = MOJI, device: str = "cpu") -> "Denoiser":
+def load(model: str = MOJI, device: str = "cpu", dtype: str = "float32", variant: str | None = None) -> "Denoiser":
     """Load a model, without the progress bars of diffusers and transformers.
 
     Raises:
@@ -84,7 +84,7 @@ def load(model: str = MOJI, device: str = "cpu") -> "Denoiser":
 
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
-    return denoiser.load(model, device=device)
+    return denoiser.load(model, device=device, dtype=dtype, variant=variant)
 
 
 # -- edits ---------------------------------------------------------------------------------------------------------
@@ -103,13 +103,15 @@ class Plan:
     device: str = "cpu"
     seed: int = 0
     words: tuple[str, ...] = ()  # the arguments as they were given: names or lists, and flags
+    dtype: str = "float32"
+    variant: str = ""
 
     @property
     def command(self) -> str:
         """The equivalent command line."""
         options: dict[str, Any] = {
             **self.settings, "model": self.model if self.model != MOJI else "", "device": self.device if self.device != "cpu" else "",
-            "seed": self.seed or "",
+            "seed": self.seed or "", "dtype": self.dtype if self.dtype != "float32" else "", "variant": self.variant,
         }  # fmt: skip
         flags = [word for k, v in options.items() if v != "" for word in (f"--{k.replace('_', '-')}", str(v))]
         return command("erase", *self.words, "--method", self.method, *flags, "-o", str(self.output))
@@ -127,6 +129,8 @@ def plan(
     device: str = "cpu",
     kind: str = "",
     seed: int = 0,
+    dtype: str = "float32",
+    variant: str = "",
 ) -> Plan:
     """Check the arguments of a fit; nothing is loaded.
 
@@ -141,6 +145,8 @@ def plan(
         device: a torch device.
         kind: kind of the erased concepts; "" is the kind in Moji, or object.
         seed: random seed of the method.
+        dtype: of the weights: float32, bfloat16 or float16.
+        variant: of the weight files; "" takes the plain ones, or the only one.
 
     Raises:
         UsageError: an argument is wrong, or something is given twice, or both erased and preserved.
@@ -170,7 +176,19 @@ def plan(
     writable(output.with_suffix(".key.safetensors"), lambda path: wrote(path) == "Key")
     said = {"to": to, "kind": kind, "preserve": preserve}
     words = (*names, *(word for k, v in said.items() if v for word in (f"--{k}", v)))
-    return Plan(method, given, erased, preserved, output, model, device=device, seed=seed, words=words)
+    return Plan(
+        method,
+        given,
+        erased,
+        preserved,
+        output,
+        model,
+        device=device,
+        seed=seed,
+        words=words,
+        dtype=dtype,
+        variant=variant,
+    )
 
 
 def _edit(path: Path) -> bool:
@@ -193,7 +211,7 @@ def erase(plan: Plan, log: Log | None = None, base: "Denoiser | None" = None) ->
     from efface.erasers import make
 
     eraser, log = make(plan.method, **plan.settings, seed=plan.seed), log or Log()
-    base = base or load(plan.model, plan.device)
+    base = base or load(plan.model, plan.device, plan.dtype, plan.variant or None)
     log.checkpoint = plan.output.with_name(f".{plan.output.name}.training")
     edit = eraser.fit(base, plan.erase, plan.preserve, log=log, model=plan.model)
     log.checkpoint = None
@@ -238,6 +256,9 @@ def stacked(paths: Sequence[Path], keys: Sequence[Path] = ()) -> "Edit":
     return reduce(lambda one, other: one + other, edits({str(path): path for path in paths}, keys).values())
 
 
+FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}  # of pictures, by a file name's ending
+
+
 def generate(
     prompt: str,
     paths: Sequence[Path] = (),
@@ -249,13 +270,39 @@ def generate(
     seed: int = 0,
     steps: int = 25,
     guidance: float = 3.0,
+    sampler: str = "ddim",
+    negative: str = "",
+    size: int | None = None,
     strength: float = 1.0,
     model: str = MOJI,
     device: str = "cpu",
+    dtype: str = "float32",
+    variant: str | None = None,
     any_base: bool = False,
     log: Log | None = None,
 ) -> int:
-    """Draw pictures at equal seeds into one PNG file: one row, or with `compare` a row of the unedited model above the edited one.
+    """Draw pictures at equal seeds: a row for each prompt and model, in one file, or one file for each picture in a new folder.
+
+    Args:
+        prompt: a prompt, or @FILE with several (see `core.lists.entries`).
+        paths: files of edits, applied in order.
+        keys: files of keys.
+        compare: draw the unedited model's pictures as well, a row above the edited ones.
+        output: a file that ends in .png, .jpg or .webp; without an ending a folder.
+        number: pictures of each prompt.
+        seed: of the first picture.
+        steps: of the sampler.
+        guidance: guidance scale.
+        sampler: one of the family's samplers.
+        negative: negative prompt.
+        size: height and width in pixels; None is the model's own.
+        strength: of the edits.
+        model: a model for `load`.
+        device: a torch device.
+        dtype: as `load`.
+        variant: as `load`.
+        any_base: accept edits that were made for other weights.
+        log: receives progress.
 
     Returns the number of rows.
 
@@ -265,39 +312,79 @@ def generate(
     """
     if not math.isfinite(guidance):
         raise UsageError(f"--guidance: expected a finite number, got {guidance}; 3 is usual on Moji, 7.5 elsewhere")
-    if output.suffix.lower() != ".png":
-        raise UsageError(f"--output: expected a file name that ends in .png, got {str(output)!r}; give such a name")
+    ending = output.suffix.lower()
+    if ending and ending not in FORMATS:
+        raise UsageError(
+            f"--output: expected a file name that ends in {', '.join(FORMATS)}, or a folder, got {str(output)!r}; give such a name"
+        )
     if keys and not paths:
         raise UsageError("--key: expected an edit for the key, got none; give it with --edit")
-    writable(output, mentions(b"efface"))
+    prompts = listed(prompt, "generate", "prompt") if prompt.startswith("@") else [prompt]
+    if ending:
+        writable(output, mentions(b"efface"))
+    else:
+        refuse_folder(output)
     import numpy as np
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    from efface.core.files import replace_file
 
     edit = stacked(paths, keys) * strength if paths else None
-    base, rows, log = load(model, device), [], log or Log()
-    models = [base] if compare or edit is None else []
+    base, log = load(model, device, dtype, variant), log or Log()
+    models = {"unedited": base} if compare or edit is None else {}
     if edit is not None:
-        models.append(edit(base, any_base=any_base))
-    tick = log.stage("pictures", number * steps * len(models))
-    for drawn in models:
-        seeds = range(seed, seed + number)
-        pictures = drawn.images([prompt] * number, seeds, steps=steps, guidance=guidance, tick=tick)
-        rows.append(np.concatenate(pictures, axis=1))
-    sheet, zoom = np.concatenate(rows, axis=0), max(1, 128 // base.image_size)
-    picture = Image.fromarray(sheet.repeat(zoom, 0).repeat(zoom, 1))
-    about = PngInfo()
-    about.add_text("Software", "efface")
-    replace_file(output, lambda part: picture.save(part, format="png", pnginfo=about))
+        models["edited"] = edit(base, any_base=any_base)
+    tick = log.stage("pictures", number * steps * len(models) * len(prompts))
+    seeds, rows = range(seed, seed + number), {}
+    for i, text in enumerate(prompts):
+        for name, drawn in models.items():
+            rows[i, name] = drawn.images(
+                [text] * number,
+                seeds,
+                steps=steps,
+                guidance=guidance,
+                sampler=sampler,
+                negative=negative,
+                size=size,
+                tick=tick,
+            )
+    zoom = max(1, 128 // len(next(iter(rows.values()))[0]))
+    if ending:
+        sheet = np.concatenate([np.concatenate(row, axis=1) for row in rows.values()], axis=0)
+        replace_file(output, lambda part: _save(sheet.repeat(zoom, 0).repeat(zoom, 1), part, FORMATS[ending]))
+        return len(rows)
+
+    def write(part: Path) -> None:
+        for (i, name), row in rows.items():
+            for s, picture in zip(seeds, row, strict=True):
+                _save(picture, part / f"{i + 1:03}-{name}-seed{s}.png", "png")
+
+    replace_folder(output, write)
     return len(rows)
 
 
+def _save(picture: Any, path: Path, kind: str) -> None:
+    """Write a picture that names its maker, so that a later run may replace it."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    about, exif = PngInfo(), Image.Exif()
+    about.add_text("Software", "efface")
+    exif[0x0131] = "efface"  # the tag "Software"
+    more = {"pnginfo": about} if kind == "png" else {"exif": exif, "quality": 95}
+    Image.fromarray(picture).save(path, format=kind, **more)
+
+
 def bake(
-    paths: Sequence[Path], output: Path, *, model: str = MOJI, strength: float = 1.0, any_base: bool = False
+    paths: Sequence[Path],
+    output: Path,
+    *,
+    model: str = MOJI,
+    strength: float = 1.0,
+    dtype: str = "",
+    variant: str | None = None,
+    any_base: bool = False,
 ) -> "Header":
     """Write a stock diffusers folder with the edits in its weights; returns their recipe.
+
+    The folder has the dtype and the variant of the model's, unless `dtype` or `variant` say otherwise.
 
     Raises:
         UsageError: the edit cannot be baked into weights, or it is for another model.
@@ -306,12 +393,15 @@ def bake(
     if ending := next((e for e in (".safetensors", ".ckpt", ".pt", ".bin") if output.name.endswith(e)), ""):
         raise UsageError(f"--output: expected the name of a folder, got {str(output)!r}; leave {ending} out")
     refuse_folder(output)
+    from efface.core.denoiser import stored_as
     from efface.core.io import write_pipeline
+    from efface.models import resolve
 
-    edit = stacked(paths) * strength
-    pipeline = load(model).pipeline
+    edit, source = stacked(paths) * strength, Path(resolve(model))
+    kept, only = stored_as(source) if source.is_dir() else ("float32", None)
+    pipeline = load(model, dtype=dtype or kept, variant=variant).pipeline
     edit.bake(pipeline, any_base=any_base)
-    write_pipeline(output, pipeline)
+    write_pipeline(output, pipeline, variant or only)
     return edit.header
 
 
@@ -323,6 +413,8 @@ def export(
     rank: int | None = None,
     model: str = MOJI,
     strength: float = 1.0,
+    dtype: str = "float32",
+    variant: str | None = None,
     any_base: bool = False,
 ) -> "Exported":
     """Write edits as one LoRA for other tools, with `core.export.export`.
@@ -337,7 +429,14 @@ def export(
         writable(output, lambda path: wrote(path) == "LoRA")
     from efface.core import export
 
-    return export.export(stacked(paths) * strength, load(model), output, to=to, rank=rank, any_base=any_base)
+    return export.export(
+        stacked(paths) * strength,
+        load(model, dtype=dtype, variant=variant),
+        output,
+        to=to,
+        rank=rank,
+        any_base=any_base,
+    )
 
 
 def show(path: Path) -> dict[str, Any]:
@@ -416,6 +515,8 @@ def evaluate(
     keys: Sequence[Path] = (),
     model: str = MOJI,
     device: str = "cpu",
+    dtype: str = "float32",
+    variant: str | None = None,
     any_base: bool = False,
     commands: Sequence[str] = (),
     log: Log | None = None,
@@ -430,6 +531,8 @@ def evaluate(
         keys: files of keys; each adds the unlocked edit.
         model: a model for `load`.
         device: a torch device.
+        dtype: as `load`.
+        variant: as `load`.
         any_base: accept edits that were made for other weights.
         commands: command lines that repeat this run, for the report.
         log: receives progress.
@@ -454,7 +557,7 @@ def evaluate(
 
     made = edits(dict(zip(labels, paths, strict=True)), keys, both=True)
     erased = _erased({label: edit.header for label, edit in made.items()})
-    base = base or load(model, device)
+    base = base or load(model, device, dtype, variant)
     if base.image_size != 64:
         raise UsageError(
             f"evaluate: Moji's detectors judge Moji's pictures (64 pixels), {model} draws {base.image_size}; "
@@ -547,6 +650,8 @@ class Sweep:
     tasks: int | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
     device: str = "cpu"
+    dtype: str = "float32"
+    variant: str | None = None
 
     @property
     def cost(self) -> str:
@@ -574,6 +679,8 @@ def sweep(
     measures: str | None = None,
     model: str = "",
     device: str = "cpu",
+    dtype: str = "float32",
+    variant: str | None = None,
 ) -> Sweep:
     """Check the arguments of a sweep; nothing is loaded.
 
@@ -593,6 +700,8 @@ def sweep(
         measures: measures instead of the benchmark's, a list; "" is none.
         model: a model for `load`; "" is the benchmark's own.
         device: a torch device.
+        dtype: as `load`.
+        variant: as `load`.
 
     Raises:
         UsageError: an argument is wrong.
@@ -615,6 +724,7 @@ def sweep(
     return Sweep(
         chosen, declared, output, store or str(output / "store"), model or declared.model, seeds=_seeds(seeds),
         size=size if benchmark == MOJI else "", retry=retry, prompts=prompts, tasks=tasks, files=prompt_files, device=device,
+        dtype=dtype, variant=variant,
     )  # fmt: skip
 
 
@@ -638,7 +748,8 @@ def bench(sweep: Sweep, *, commands: Sequence[str] = (), log: Log | None = None)
     if sweep.retry:
         store.retry()
     rows = run(
-        load(sweep.model, sweep.device), sweep.methods, sweep.benchmark, sweep.output, store=store, seeds=sweep.seeds,
+        load(sweep.model, sweep.device, sweep.dtype, sweep.variant), sweep.methods, sweep.benchmark, sweep.output, store=store,
+        seeds=sweep.seeds,
         model=sweep.model, size=sweep.size, files=sweep.files, prompts=sweep.prompts, tasks=sweep.tasks, log=log, commands=commands,
     )  # fmt: skip
     labels = list(dict.fromkeys(row["edit"] for row in rows if row["edit"] != "base"))

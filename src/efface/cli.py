@@ -30,6 +30,10 @@ INTERRUPTED = 130
 Edits = Annotated[list[Path], typer.Argument(help="file of an edit; several are applied in order")]
 Model = Annotated[str, typer.Option(help="moji (shipped), a diffusers folder, or a Hub id")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps")]
+Dtype = Annotated[str, typer.Option(help="dtype of the weights: float32, bfloat16 or float16")]
+Variant = Annotated[
+    str, typer.Option(help="variant of the weight files, such as fp16; default: the plain ones, or the only one")
+]
 Size = Annotated[
     str, typer.Option(help="size of Moji's benchmark: smoke (a minute), demo, quick (five minutes) or full")
 ]
@@ -59,11 +63,14 @@ def erase(
         str, typer.Option(help="object, style, character, person, unsafe or mark; default: the kind in Moji, or object")
     ] = "",
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="random seed of the method")] = 0,
+    dtype: Dtype = "float32",
+    variant: Variant = "",
 ) -> None:
     """Fit an edit that erases concepts; write it to a small file."""
     names, flags = _split(concept)
     plan = api.plan(
-        names, method=method, flags=flags, to=to, preserve=preserve, output=output, model=model, device=device, kind=kind, seed=seed
+        names, method=method, flags=flags, to=to, preserve=preserve, output=output, model=model, device=device, kind=kind, seed=seed,
+        dtype=dtype, variant=variant,
     )  # fmt: skip
     with _progress() as log:
         edit = api.erase(plan, log)
@@ -80,30 +87,42 @@ def erase(
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="prompt of the pictures")],
+    prompt: Annotated[str, typer.Argument(help="prompt of the pictures, or @FILE with one a line")],
     edit: Annotated[list[Path] | None, typer.Option(help="file of an edit; several are applied in order")] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="add a row above with the unedited model's pictures")
     ] = False,
-    output: Annotated[Path, typer.Option("-o", "--output", help="PNG file to write")] = Path("pictures.png"),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="PNG, JPEG or WebP file to write, or a new folder")
+    ] = Path("pictures.png"),
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=1000, help="number of pictures, one a seed")] = 8,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1001, help="seed of the first picture")] = 0,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="steps of the DDIM sampler")] = 25,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="steps of the sampler")] = 25,
     guidance: Annotated[float, typer.Option(help="guidance scale (classifier-free guidance)")] = 3.0,
+    sampler: Annotated[str, typer.Option(help="ddim, pndm, lms, euler or dpm++")] = "ddim",
+    negative: Annotated[str, typer.Option(help="negative prompt")] = "",
+    size: Annotated[
+        int | None, typer.Option(min=8, max=4096, help="height and width in pixels; default: the model's own")
+    ] = None,
     strength: Strength = 1.0,
     key: Keys = None,
     model: Model = "moji",
     device: Device = "cpu",
+    dtype: Dtype = "float32",
+    variant: Variant = "",
     any_base: AnyBase = False,
 ) -> None:
     """Draw pictures with or without an edit, at equal seeds."""
     with _progress() as log:
         rows = api.generate(
             prompt, edit or [], keys=key or [], compare=compare, output=output, number=number, seed=seed, steps=steps,
-            guidance=guidance, strength=strength, model=model, device=device, any_base=any_base, log=log,
+            guidance=guidance, sampler=sampler, negative=negative, size=size, strength=strength, model=model, device=device,
+            dtype=dtype, variant=variant or None, any_base=any_base, log=log,
         )  # fmt: skip
-    above = ", unedited above edited" if rows == 2 else ""
-    out.print(f"{output}: {number} pictures of {prompt!r} from seed {seed} on{above}.")
+    above = ", unedited above edited" if compare and edit else ""
+    rows //= 2 if above else 1
+    of = f"of {prompt!r}" if rows == 1 else f"of each of {rows} prompts"
+    out.print(f"{output}: {number} pictures {of} from seed {seed} on{above}.")
 
 
 @app.command()
@@ -116,13 +135,15 @@ def evaluate(
     key: Keys = None,
     model: Model = "moji",
     device: Device = "cpu",
+    dtype: Dtype = "float32",
+    variant: Variant = "",
     any_base: AnyBase = False,
 ) -> None:
     """Measure edits on Moji; write a report. It compares each edit with the unedited model: erased, preserved, robustness."""
     with _progress() as log:
         measured = api.evaluate(
-            edit, output=output, size=size, keys=key or [], model=model, device=device, any_base=any_base,
-            commands=[api.command(*sys.argv[1:])], log=log,
+            edit, output=output, size=size, keys=key or [], model=model, device=device, dtype=dtype,
+            variant=variant or None, any_base=any_base, commands=[api.command(*sys.argv[1:])], log=log,
         )  # fmt: skip
     _scores(measured)
     out.print(f"{measured.page}: open it in a browser. {output}/scores.jsonl holds every row.")
@@ -204,10 +225,14 @@ def bake(
     output: Annotated[Path, typer.Option("-o", "--output", help="new folder for the diffusers pipeline")],
     model: Model = "moji",
     strength: Strength = 1.0,
+    dtype: Annotated[str, typer.Option(help="dtype of the weights; default: the model's own")] = "",
+    variant: Variant = "",
     any_base: AnyBase = False,
 ) -> None:
     """Write a stock diffusers pipeline with an edit in its weights. It needs no efface."""
-    header = api.bake(edit, output, model=model, strength=strength, any_base=any_base)
+    header = api.bake(
+        edit, output, model=model, strength=strength, dtype=dtype, variant=variant or None, any_base=any_base
+    )
     erased = _and([c.name for c in header.erase]) or "the edit's concepts"
     out.print(f"{output}: {model} without {erased}, an ordinary diffusers folder.")
 
@@ -232,16 +257,31 @@ def export(
     ] = None,
     model: Model = "moji",
     strength: Strength = 1.0,
+    dtype: Dtype = "float32",
+    variant: Variant = "",
     any_base: AnyBase = False,
 ) -> None:
     """Write an edit as a LoRA for other tools. Exact if it has low rank, else the best approximation, with the error."""
-    done = api.export(edit, output, to=to, rank=rank, model=model, strength=strength, any_base=any_base)
+    done = api.export(
+        edit,
+        output,
+        to=to,
+        rank=rank,
+        model=model,
+        strength=strength,
+        dtype=dtype,
+        variant=variant or None,
+        any_base=any_base,
+    )
     if done.error:
         worst = max(done.errors, key=lambda name: done.errors[name])
         lost = f"leaves out {100 * done.error:.1f} % of the edit (at most {100 * done.errors[worst]:.1f} %, in {worst})"
     else:
         lost = "leaves nothing out"
-    out.print(f"{output}: a {to} LoRA of rank {done.rank}, which {lost}. At strength 1 it is the edit.")
+    out.print(
+        f"{output}: a {to} LoRA of rank {done.rank}, which {lost}."
+        + " At strength 1 it is the edit." * (not done.error)
+    )
     if done.left_out:
         without = "" if to == "comfyui" else "; --to comfyui holds those that ComfyUI reads"
         out.print(f"Left out: {len(done.left_out)} biases, norms or embeddings, such as {done.left_out[0]}{without}.")
@@ -290,11 +330,14 @@ def bench(
         str, typer.Option(help="moji, a diffusers folder, or a Hub id; default: the benchmark's own")
     ] = "",
     device: Device = "cpu",
+    dtype: Dtype = "float32",
+    variant: Variant = "",
 ) -> None:
     """Compare methods: fit, draw, judge, write a leaderboard. If interrupted, run it again to continue."""
     sweep = api.sweep(
         methods, benchmark=benchmark, concepts=concepts, size=size, output=output, store=store, retry=retry, seeds=seeds,
         prompts=prompts, tasks=tasks, files=file or [], judges=judge or [], measures=measures, model=model, device=device,
+        dtype=dtype, variant=variant or None,
     )  # fmt: skip
     out.print(sweep.cost)
     with _progress() as log:

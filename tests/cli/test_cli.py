@@ -205,7 +205,7 @@ def test_lists(capsys):
         (["erase", "@none.txt"], 2, "no such file 'none.txt'"),
         (["erase", "tiger", "--preserve", "lion;rose"], 2, "expected names separated by commas"),
         (["generate", "a tiger", "--guidance", "nan"], 2, "--guidance: expected a finite number, got nan"),
-        (["generate", "a tiger", "-o", "p.jpg"], 2, "ends in .png"),
+        (["generate", "a tiger", "-o", "p.gif"], 2, "ends in .png, .jpg, .jpeg, .webp, or a folder"),
         (["generate", "a tiger", "--key", "k.safetensors"], 2, "--key: expected an edit"),
         (["show", "x" * 300], 1, "File name too long"),
         (["erase", "tiger", "--ridgee", "1"], 2, "unknown hyper-parameter 'ridgee'; did you mean 'ridge'"),
@@ -306,7 +306,7 @@ def test_several_edits_are_baked_and_exported_as_one(capsys, tiger: Path, folder
     assert code == 0, errors
     one, two = load_edit(tiger), load_edit("style.safetensors")
     assert two.header.erase[0].kind == "style"
-    code, out, errors = run(capsys, "bake", str(tiger), "style.safetensors", "-o", "baked")
+    code, out, errors = run(capsys, "bake", str(tiger), "style.safetensors", "-o", "baked", "--dtype", "float32")
     assert code == 0, errors
     assert "tiger and a van gogh" in out
     base = load("moji")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float, Int, Shaped, UInt8
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from efface.core import identity, sampling
@@ -181,17 +182,26 @@ class Denoiser:
     def _decoded(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         return torch.cat([self.family.decode(self.pipeline, part) for part in latents.split(self.batch_size)])
 
-    def noise(self, seeds: Sequence[int], rng: str = "cpu") -> Float[Tensor, "b c h w"]:
+    def noise(self, seeds: Sequence[int], rng: str = "cpu", size: int | None = None) -> Float[Tensor, "b c h w"]:
         """Initial noise, from one generator for each seed: a picture does not depend on its batch.
 
         Args:
             seeds: one for each latent.
             rng: device of the generator; a GPU's generator gives other numbers than a CPU's.
+            size: height and width of the picture in pixels; None is the model's own.
 
         Raises:
-            UsageError: no such device here.
+            UsageError: no such device here, or a size that is no multiple of the autoencoder's factor.
         """
-        return sampling.noise(self.latent_shape, seeds, rng).to(self.device)
+        c, h, w = self.latent_shape
+        if size is not None:
+            factor = self.pipeline.vae_scale_factor
+            if size < factor or size % factor:
+                raise UsageError(
+                    f"size: expected a multiple of {factor} pixels, got {size}; {self.image_size} is usual"
+                )
+            h = w = size // factor
+        return sampling.noise((c, h, w), seeds, rng).to(self.device)
 
     def timesteps(self, steps: int) -> Int[Tensor, "steps"]:
         """The noise levels of a `steps`-step DDIM sampler, from noisy to clean.
@@ -258,9 +268,10 @@ class Denoiser:
         sampler: str = "ddim",
         negative: str = "",
         rng: str = "cpu",
+        size: int | None = None,
         tick: Callable[[int], object] = lambda n: None,
     ) -> list[UInt8[np.ndarray, "H W 3"]]:
-        """One picture for each (prompt, seed), as uint8 arrays (H W 3); other arguments as in `sample`.
+        """One picture for each (prompt, seed), as uint8 arrays (H W 3), of `size` pixels; other arguments as in `sample`.
 
         Raises:
             EffaceError: a picture is not finite.
@@ -268,6 +279,7 @@ class Denoiser:
         return self.pictures(
             self.sample(
                 self.embed(prompts), seeds=seeds, steps=steps, guidance=guidance, sampler=sampler, negative=negative, rng=rng, tick=tick,
+                latents=None if size is None else self.noise(seeds, rng, size),
             )
         )  # fmt: skip
 
@@ -414,6 +426,18 @@ def load(
     if Path(source).is_dir():
         identity.remember(Path(source), kind, loaded.parts())
     return loaded
+
+
+def stored_as(folder: Path) -> tuple[str, str | None]:
+    """The dtype of a diffusers folder's largest weight file, as `load` names it, and the folder's only variant."""
+    files = sorted(folder.rglob("*.safetensors"), key=lambda p: p.stat().st_size)
+    names = {"F16": "float16", "BF16": "bfloat16"}
+    if not files:
+        return "float32", None
+    with safe_open(files[-1], "pt") as f:
+        found = {str(f.get_slice(name).get_dtype()) for name in f.keys()}  # noqa: SIM118
+    (kind, *several) = found or {"F32"}
+    return "float32" if several else names.get(kind, "float32"), _only_variant(folder)
 
 
 def _only_variant(folder: Path) -> str | None:

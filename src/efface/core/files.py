@@ -99,11 +99,11 @@ def writable(path: Path, ours: Callable[[Path], bool] = lambda path: True) -> No
 
 
 def mentions(word: bytes) -> Callable[[Path], bool]:
-    """Whether a file has `word` near its start, where efface's pages and pictures name their maker."""
+    """Whether a file has `word` near its start or end, where efface's pages and pictures name their maker."""
 
     def check(path: Path) -> bool:
-        with path.open("rb") as file:
-            return word in file.read(8192)
+        data = path.read_bytes()
+        return word in data[:8192] or word in data[-8192:]
 
     return check
 

@@ -220,6 +220,8 @@ def signature(parts: Mapping[str, nn.Module]) -> Signature:
         )
     layout, counts, values = hashlib.sha256(), np.zeros(BUCKETS, int), np.zeros(BUCKETS)
     kinds = {p.dtype for p in tensors.values() if p.is_floating_point()} or {torch.float32}
+    if kinds == {torch.float32}:  # weights of a narrower file, loaded as float32, are as coarse as they were there
+        kinds |= {kind for kind in (torch.float16, torch.bfloat16) if _rounded_to(tensors.values(), kind)}
     for name, p in sorted(tensors.items()):
         layout.update(f"{name}{tuple(p.shape)}".encode())
         bucket = hashlib.sha256(name.encode()).digest()[0] % BUCKETS
@@ -228,6 +230,16 @@ def signature(parts: Mapping[str, nn.Module]) -> Signature:
     coarsest = max(kinds, key=lambda kind: torch.finfo(kind).eps)
     dtype = str(coarsest).removeprefix("torch.")
     return Signature(layout.hexdigest()[:16], dtype, tuple(counts.tolist()), tuple(values.tolist()))
+
+
+@torch.no_grad()
+def _rounded_to(tensors: Iterable[Tensor], kind: torch.dtype) -> bool:
+    """Whether every value is one of this dtype's; the first weight that is not ends it, a few thousand values into a float32 model."""
+    for p in tensors:
+        for part in p.detach().reshape(-1).split(ROW * ROW):
+            if not torch.equal(part.to(kind).to(part.dtype), part):
+                return False
+    return True
 
 
 @torch.no_grad()

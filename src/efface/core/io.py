@@ -33,12 +33,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     replace_file(path, write)
 
 
-def write_pipeline(path: Path, pipeline: DiffusionPipeline) -> None:
-    """Write a pipeline as a diffusers folder, atomically; `path` is new or empty."""
+def write_pipeline(path: Path, pipeline: DiffusionPipeline, variant: str | None = None) -> None:
+    """Write a pipeline as a diffusers folder, atomically; `path` is new or empty; `variant` is a part of the weight files' names."""
 
     def write(part: Path) -> None:
         with _disk_errors():
-            pipeline.save_pretrained(part)
+            pipeline.save_pretrained(part, variant=variant)
 
     replace_folder(path, write)
 

@@ -1,0 +1,103 @@
+"""`efface generate` and `bake`: prompts, samplers, sizes, formats, folders; the dtype and the variant of a model."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import toys
+from PIL import Image
+
+from efface import api, cli
+from efface.core.denoiser import load, stored_as
+from efface.core.edit import Header, TextMap
+from efface.core.errors import UsageError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with a toy model and an edit of it."""
+    monkeypatch.chdir(tmp_path)
+    toys.pipeline().save_pretrained("toy")
+    TextMap(torch.ones(64, 1) / 8, torch.ones(64, 1) / 8).save("edit.safetensors")
+    return tmp_path
+
+
+FAST = {"model": "toy", "number": 2, "steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("p.png", "PNG"), ("p.jpg", "JPEG"), ("p.JPEG", "JPEG"), ("p.webp", "WEBP")]
+)
+def test_the_ending_decides_the_format_and_a_picture_of_ours_is_made_anew(folder: Path, name: str, kind: str) -> None:
+    for _ in range(2):
+        assert api.generate("a tiger", output=Path(name), **FAST) == 1
+    with Image.open(name) as picture:
+        assert picture.format == kind
+    Image.new("RGB", (4, 4)).save(f"mine-{name}")
+    with pytest.raises(UsageError, match="this command did not write it"):
+        api.generate("a tiger", output=Path(f"mine-{name}"), **FAST)
+
+
+def test_a_file_of_prompts_draws_a_row_for_each_and_a_folder_a_file_for_each(folder: Path) -> None:
+    (folder / "prompts.csv").write_text('concept,prompt\ntiger,a tiger\ncat,"a cat, red"\n')
+    edit = Path("edit.safetensors")
+    assert api.generate("@prompts.csv", [edit], compare=True, output=Path("sheet.png"), **FAST) == 4
+    sheet = np.asarray(Image.open("sheet.png").convert("RGB"))
+    assert api.generate("@prompts.csv", [edit], compare=True, output=Path("all"), seed=5, **FAST) == 4
+    names = sorted(p.name for p in Path("all").iterdir())
+    assert names == [f"{i:03}-{m}-seed{s}.png" for i in (1, 2) for m in ("edited", "unedited") for s in (5, 6)]
+    assert sheet.shape == (4 * 128, 2 * 128, 3)
+    with pytest.raises(UsageError, match="exists already; give a new folder"):
+        api.generate("a tiger", output=Path("all"), **FAST)
+    api.generate("a cat, red", output=Path("typed.png"), **FAST)  # a comma is part of a typed prompt
+    zoomed = np.asarray(Image.open("typed.png").convert("RGB"))
+    assert zoomed.shape == (128, 256, 3)
+
+
+def drawn(**changes: object) -> np.ndarray:
+    api.generate("a tiger", output=Path("one.png"), **{**FAST, **changes})  # pyright: ignore[reportArgumentType]
+    return np.asarray(Image.open("one.png").convert("RGB"))
+
+
+def test_sampler_size_and_negative_prompt_change_the_picture(folder: Path) -> None:
+    plain = drawn()
+    assert np.array_equal(plain, drawn())
+    assert not np.array_equal(plain, drawn(negative="a cat"))
+    assert not np.array_equal(plain, drawn(sampler="euler"))
+    assert drawn(size=32).shape == (4 * 32, 2 * 4 * 32, 3)  # shown four times as large
+    for wrong, sentence in (
+        ({"sampler": "zzz"}, "sampler: unknown 'zzz'"), ({"size": 33}, "size: expected a multiple of 2 pixels, got 33; 16 is usual"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=sentence):
+            drawn(**wrong)
+
+
+@pytest.mark.parametrize(("dtype", "variant"), [("float16", "fp16"), ("bfloat16", None), ("float32", None)])
+def test_bake_keeps_dtype_and_variant_and_an_edit_fits_every_dtype(
+    folder: Path, dtype: str, variant: str | None
+) -> None:
+    toys.pipeline(dtype=getattr(torch, dtype)).save_pretrained("theirs", variant=variant)
+    assert stored_as(Path("theirs")) == (dtype, variant)
+    made = TextMap(torch.ones(64, 1) / 8, torch.ones(64, 1) / 8)
+    base = load("toy")
+    fitted = made.stamped(Header("UCE", base=base.fingerprint, model="toy", signature=base.signature.written()))
+    fitted.save("fitted.safetensors")
+    api.bake([Path("fitted.safetensors")], Path("out"), model="theirs")
+    assert stored_as(Path("out")) == (dtype, variant)
+    baked, edited = load("out", dtype=dtype), fitted(load("theirs", dtype=dtype))
+    for name, w in edited.params("xattn.kv").items():
+        assert torch.equal(w, baked.params([name])[name])
+    api.bake([Path("fitted.safetensors")], Path("wide"), model="theirs", dtype="float32")
+    assert stored_as(Path("wide"))[0] == "float32"
+
+
+def test_a_path_is_printed_as_it_is(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["generate", "a [red] :cat:", "-o", ":cat:[red].png", "--model", "toy", "--steps", "1", "-n", "1"]
+    monkeypatch.setattr(sys, "argv", ["efface", *words])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().out == ":cat:[red].png: 1 pictures of 'a [red] :cat:' from seed 0 on.\n"
