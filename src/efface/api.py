@@ -7,6 +7,7 @@ Nothing here prints; errors of the user are UsageError or EffaceError. Long work
 import dataclasses
 import json
 import math
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -259,7 +260,8 @@ def stacked(paths: Sequence[Path], keys: Sequence[Path] = ()) -> "Edit":
     return reduce(lambda one, other: one + other, edits({str(path): path for path in paths}, keys).values())
 
 
-FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}  # of pictures, by a file name's ending
+# of pictures, by a file name's ending, with the largest width and height
+FORMATS = {".png": ("png", 2**31 - 1), ".jpg": ("jpeg", 65500), ".jpeg": ("jpeg", 65500), ".webp": ("webp", 16383)}
 
 
 def generate(
@@ -268,7 +270,7 @@ def generate(
     *,
     keys: Sequence[Path] = (),
     compare: bool = False,
-    output: Path = Path("pictures.png"),
+    output: str | Path = "pictures.png",
     number: int = 8,
     seed: int = 0,
     steps: int = 25,
@@ -291,13 +293,13 @@ def generate(
         paths: files of edits, applied in order.
         keys: files of keys.
         compare: draw the unedited model's pictures as well, a row above the edited ones.
-        output: a file that ends in .png, .jpg or .webp; without an ending a folder.
+        output: a file that ends in .png, .jpg, .jpeg or .webp; without an ending, or as text that ends in "/", a new folder.
         number: pictures of each prompt.
         seed: of the first picture.
         steps: of the sampler.
         guidance: guidance scale.
         sampler: one of the family's samplers.
-        negative: negative prompt.
+        negative: negative prompt; a guidance scale of 1 makes no use of it.
         size: height and width in pixels; None is the model's own.
         strength: of the edits.
         model: a model for `load`.
@@ -315,11 +317,7 @@ def generate(
     """
     if not math.isfinite(guidance):
         raise UsageError(f"--guidance: expected a finite number, got {guidance}; 3 is usual on Moji, 7.5 elsewhere")
-    ending = output.suffix.lower()
-    if ending and ending not in FORMATS:
-        raise UsageError(
-            f"--output: expected a file name that ends in {', '.join(FORMATS)}, or a folder, got {str(output)!r}; give such a name"
-        )
+    ending, output = _ending(str(output)), Path(output)
     if keys and not paths:
         raise UsageError("--key: expected an edit for the key, got none; give it with --edit")
     prompts = listed(prompt, "generate", "prompt") if prompt.startswith("@") else [prompt]
@@ -330,37 +328,45 @@ def generate(
     import numpy as np
 
     edit = stacked(paths, keys) * strength if paths else None
+    if negative and guidance == 1 and not (edit and edit.steers()):
+        raise UsageError("--negative: has no effect at guidance scale 1; leave it out, or give another --guidance")
     base, log = load(model, device, dtype, variant), log or Log()
     models = {"unedited": base} if compare or edit is None else {}
     if edit is not None:
         models["edited"] = edit(base, any_base=any_base)
-    tick = log.stage("pictures", number * steps * len(models) * len(prompts))
+    height = size or base.image_size
+    zoom, count = max(1, 128 // height), len(models) * len(prompts)
+    kind, most = FORMATS.get(ending, ("png", math.inf))  # in a folder each picture is a file
+    if max(number, count) * zoom * height > most:
+        raise UsageError(
+            f"--output: expected at most {most} pixels a side in a {kind} file, got {number} pictures in {count} rows, each of "
+            f"{zoom * height}; give a .png file or a folder, or draw fewer"
+        )
+    tick = log.stage("pictures", number * steps * count)
     seeds, rows = range(seed, seed + number), {}
-    for i, text in enumerate(prompts):
+    for i, text in enumerate(prompts, 1):
         for name, drawn in models.items():
-            rows[i, name] = drawn.images(
-                [text] * number,
-                seeds,
-                steps=steps,
-                guidance=guidance,
-                sampler=sampler,
-                negative=negative,
-                size=size,
-                tick=tick,
-            )
-    zoom = max(1, 128 // len(next(iter(rows.values()))[0]))
+            rows[f"{i:03}-{name}"] = drawn.images(
+                [text] * number, seeds, steps=steps, guidance=guidance, sampler=sampler, negative=negative, size=size, tick=tick,
+            )  # fmt: skip
     if ending:
         sheet = np.concatenate([np.concatenate(row, axis=1) for row in rows.values()], axis=0)
-        replace_file(output, lambda part: _save(sheet.repeat(zoom, 0).repeat(zoom, 1), part, FORMATS[ending]))
-        return len(rows)
-
-    def write(part: Path) -> None:
-        for (i, name), row in rows.items():
-            for s, picture in zip(seeds, row, strict=True):
-                _save(picture, part / f"{i + 1:03}-{name}-seed{s}.png", "png")
-
-    replace_folder(output, write)
+        replace_file(output, lambda part: _save(sheet.repeat(zoom, 0).repeat(zoom, 1), part, kind))
+    else:
+        files = {f"{name}-seed{s}.png": p for name, row in rows.items() for s, p in zip(seeds, row, strict=True)}
+        replace_folder(output, lambda part: [_save(picture, part / name, kind) for name, picture in files.items()])
     return len(rows)
+
+
+def _ending(output: str) -> str:
+    """The ending of a picture's file in lower case; "" for a folder."""
+    name = "" if output.endswith(("/", os.sep)) else Path(output).name.lower()
+    start, dot, last = name.rpartition(".")  # not `suffix`, which ".txt" has none of
+    if dot and (not start or f".{last}" not in FORMATS):
+        raise UsageError(
+            f"--output: expected a file name that ends in {', '.join(FORMATS)}, or a folder, got {output!r}; give such a name"
+        )
+    return dot + last if dot else ""
 
 
 def _save(picture: Any, path: Path, kind: str) -> None:

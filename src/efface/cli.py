@@ -92,9 +92,9 @@ def generate(
     compare: Annotated[
         bool, typer.Option("--compare", help="add a row above with the unedited model's pictures")
     ] = False,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="PNG, JPEG or WebP file to write, or a new folder")
-    ] = Path("pictures.png"),
+    output: Annotated[  # text: a path forgets the / at the end of a folder's name
+        str, typer.Option("-o", "--output", help="PNG, JPEG or WebP file to write, or a new folder")
+    ] = "pictures.png",
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=1000, help="number of pictures, one a seed")] = 8,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1001, help="seed of the first picture")] = 0,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="steps of the sampler")] = 25,

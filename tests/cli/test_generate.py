@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ import toys
 from PIL import Image
 
 from efface import api, cli
-from efface.core.denoiser import load, stored_as
+from efface.core.denoiser import Denoiser, load, stored_as
 from efface.core.edit import Header, TextMap
-from efface.core.errors import UsageError
+from efface.core.errors import EffaceError, UsageError
 
 
 @pytest.fixture
@@ -54,6 +55,46 @@ def test_a_file_of_prompts_draws_a_row_for_each_and_a_folder_a_file_for_each(fol
     api.generate("a cat, red", output=Path("typed.png"), **FAST)  # a comma is part of a typed prompt
     zoomed = np.asarray(Image.open("typed.png").convert("RGB"))
     assert zoomed.shape == (128, 256, 3)
+
+
+@pytest.mark.parametrize("name", ["out.v1/", "p.png/", "all"])
+def test_a_name_that_ends_in_a_slash_or_has_no_ending_is_a_folder(folder: Path, name: str) -> None:
+    api.generate("a tiger", output=name, **{**FAST, "steps": 1})
+    assert sorted(p.name for p in Path(name).iterdir()) == ["001-unedited-seed0.png", "001-unedited-seed1.png"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"output": "p.gif"}, r"ends in .png, .jpg, .jpeg, .webp, or a folder, got 'p.gif'"),
+        ({"output": ".png"}, "got '.png'"),
+        ({"output": "some/.txt"}, "got 'some/.txt'"),
+        ({"output": "edit.safetensors/pictures"}, "cannot be written"),
+        ({"output": "edit.safetensors/p.jpg"}, "cannot be written"),
+        ({"output": "full"}, "exists already; give a new folder"),
+        ({"negative": "a cat", "guidance": 1.0}, "--negative: has no effect at guidance scale 1"),
+        ({"prompt": "@none.txt"}, "no such file 'none.txt'"),
+        ({"prompt": "@empty.txt"}, "expected names in 'empty.txt', got none"),
+    ],
+)
+def test_what_cannot_be_drawn_or_written_is_refused_before_the_model_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any], sentence: str
+) -> None:
+    Path("full").mkdir()
+    Path("full/mine.txt").write_text("mine")
+    Path("empty.txt").write_text("# nothing\n")
+    monkeypatch.setattr(api, "load", lambda *a, **k: pytest.fail("the model was loaded"))
+    with pytest.raises(EffaceError, match=sentence):
+        api.generate(**{"prompt": "a tiger", **FAST, **wrong})
+
+
+@pytest.mark.parametrize(("name", "number"), [("p.webp", 128), ("p.jpg", 512)])
+def test_a_sheet_beyond_the_limits_of_its_format_is_refused_before_drawing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    monkeypatch.setattr(Denoiser, "images", lambda *a, **k: pytest.fail("it drew"))
+    with pytest.raises(UsageError, match=f"pixels a side in a .* file, got {number} pictures in 1 rows, each of 128"):
+        api.generate("a tiger", output=name, **{**FAST, "number": number})
 
 
 def drawn(**changes: object) -> np.ndarray:

@@ -63,13 +63,18 @@ def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def refuse_folder(path: Path) -> None:
-    """Refuse a folder with files in it.
+    """Refuse, before long work, a folder with files in it, or one that cannot be written.
 
     Raises:
         UsageError: `path` exists and is not an empty folder.
+        EffaceError: the folder around it cannot be made or written.
     """
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise UsageError(f"{path}: exists already; give a new folder, or empty this one")
+    try:
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise UsageError(f"{path}: exists already; give a new folder, or empty this one")
+        _try(path.absolute())
+    except OSError as error:
+        raise EffaceError(f"{path}: cannot be written: {error}; write elsewhere (nothing was changed)") from error
 
 
 def writable(path: Path, ours: Callable[[Path], bool] = lambda path: True) -> None:
@@ -90,12 +95,17 @@ def writable(path: Path, ours: Callable[[Path], bool] = lambda path: True) -> No
             raise UsageError(
                 f"{path}: exists, and this command did not write it; give another name, or delete it first"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, trial = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".trial", dir=path.parent)
-        os.close(handle)
-        Path(trial).unlink()
+        _try(path)
     except OSError as error:
         raise EffaceError(f"{path}: cannot be written: {error}; write elsewhere (nothing was changed)") from error
+
+
+def _try(path: Path) -> None:
+    """Make the folder of `path`, and write and delete a file in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, trial = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".trial", dir=path.parent)
+    os.close(handle)
+    Path(trial).unlink()
 
 
 def mentions(word: bytes) -> Callable[[Path], bool]:
