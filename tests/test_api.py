@@ -136,9 +136,10 @@ def test_what_contradicts_itself_is_refused_before_a_model_is_loaded(
 
 
 def test_a_name_that_the_text_encoder_cuts_off_is_refused() -> None:
-    plan = api.plan(["tiger"], preserve="a picture of a happy king and his boat", model="moji")
+    plan = api.plan(["tiger"], preserve="a picture of a happy king and his red boat of stone", model="moji")
     with pytest.raises(
-        UsageError, match="erase: the text encoder does not read all of 'a picture of a happy king and his boat'"
+        UsageError,
+        match="erase: the text encoder does not read all of 'a picture of a happy king and his red boat of stone'",
     ):
         api.erase(plan, base=toys.tiny())
 
