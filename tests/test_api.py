@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import toys
 
 from efface import Concept, TextMap, UsageError, api, cli
 from efface.benchmarks.measure import KINDS
@@ -132,6 +133,14 @@ def test_what_contradicts_itself_is_refused_before_a_model_is_loaded(
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
         api.plan(names, **flags)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_name_that_the_text_encoder_cuts_off_is_refused() -> None:
+    plan = api.plan(["tiger"], preserve="a picture of a happy king and his boat", model="moji")
+    with pytest.raises(
+        UsageError, match="erase: the text encoder does not read all of 'a picture of a happy king and his boat'"
+    ):
+        api.erase(plan, base=toys.tiny())
 
 
 def test_a_task_of_several_concepts_takes_no_target(tmp_path: Path) -> None:

@@ -222,6 +222,9 @@ def erase(plan: Plan, log: Log | None = None, base: "Denoiser | None" = None) ->
 
     eraser, log = make(plan.method, **plan.settings, seed=plan.seed), log or Log()
     base = base or load(plan.model, plan.device, plan.dtype, plan.variant or None, log)
+    names = [c.name for c in (*plan.erase, *plan.preserve)]
+    if long := next((name for name, last in zip(names, base.tokenize(names).mask[:, -1], strict=True) if last), None):
+        raise UsageError(f"erase: the text encoder does not read all of {long[:40]!r}…; give a shorter name")
     log.checkpoint = plan.output.with_name(f".{plan.output.name}.training")
     edit = eraser.fit(base, plan.erase, plan.preserve, log=log, model=plan.model)
     log.checkpoint = None

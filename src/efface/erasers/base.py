@@ -80,13 +80,6 @@ class Eraser(ABC):
         """
         erased, kept = concepts(erase), concepts(preserve)
         self._check(erased, kept)
-        names = [c.name for c in (*erased, *kept)]
-        if long := next(
-            (name for name, last in zip(names, base.tokenize(names).mask[:, -1], strict=True) if last), None
-        ):
-            raise UsageError(
-                f"{type(self).__name__}.fit: the text encoder does not read all of {long[:40]!r}…; give a shorter name"
-            )
         started, rng = time.perf_counter(), Generator().manual_seed(self.seed)
         with torch.random.fork_rng(), peak(base.device) as used:
             torch.manual_seed(self.seed)
