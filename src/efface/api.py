@@ -71,8 +71,14 @@ def prompt(concept: Concept) -> str:
     return f"a picture of {concept.name}" if concept.kind == "person" else article(concept.name)
 
 
-def load(model: str = MOJI, device: str = "cpu", dtype: str = "float32", variant: str | None = None) -> "Denoiser":
-    """Load a model, without the progress bars of diffusers and transformers.
+def load(
+    model: str = MOJI,
+    device: str = "cpu",
+    dtype: str = "float32",
+    variant: str | None = None,
+    log: Log | None = None,
+) -> "Denoiser":
+    """Load a model, without the progress bars of diffusers and transformers; `log` is told of a choice that loading made by itself.
 
     Raises:
         UsageError: no such model or device.
@@ -85,7 +91,10 @@ def load(model: str = MOJI, device: str = "cpu", dtype: str = "float32", variant
 
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
-    return denoiser.load(model, device=device, dtype=dtype, variant=variant)
+    loaded = denoiser.load(model, device=device, dtype=dtype, variant=variant)
+    if log and loaded.note:
+        log.say(f"{loaded.note}.")
+    return loaded
 
 
 # -- edits ---------------------------------------------------------------------------------------------------------
@@ -212,7 +221,7 @@ def erase(plan: Plan, log: Log | None = None, base: "Denoiser | None" = None) ->
     from efface.erasers import make
 
     eraser, log = make(plan.method, **plan.settings, seed=plan.seed), log or Log()
-    base = base or load(plan.model, plan.device, plan.dtype, plan.variant or None)
+    base = base or load(plan.model, plan.device, plan.dtype, plan.variant or None, log)
     names = [c.name for c in (*plan.erase, *plan.preserve)]
     if long := next((name for name, last in zip(names, base.tokenize(names).mask[:, -1], strict=True) if last), None):
         raise UsageError(f"erase: the text encoder does not read all of {long[:40]!r}…; give a shorter name")
@@ -330,7 +339,8 @@ def generate(
     edit = stacked(paths, keys) * strength if paths else None
     if negative and guidance == 1 and not (edit and edit.steers()):
         raise UsageError("--negative: has no effect at guidance scale 1; leave it out, or give another --guidance")
-    base, log = load(model, device, dtype, variant), log or Log()
+    log = log or Log()
+    base = load(model, device, dtype, variant, log)
     models = {"unedited": base} if compare or edit is None else {}
     if edit is not None:
         models["edited"] = edit(base, any_base=any_base)
@@ -390,10 +400,12 @@ def bake(
     dtype: str = "",
     variant: str | None = None,
     any_base: bool = False,
+    log: Log | None = None,
 ) -> "Header":
     """Write a stock diffusers folder with the edits in its weights; returns their recipe.
 
-    The folder has the dtype and the variant of the model's, unless `dtype` or `variant` say otherwise.
+    The new folder has the dtype and the variant of the weight files that were loaded, unless `dtype` says otherwise. A Hub id gives
+    float32 and plain files, or what both `dtype` and `variant` say.
 
     Raises:
         UsageError: the edit cannot be baked into weights, or it is for another model.
@@ -407,10 +419,10 @@ def bake(
     from efface.models import resolve
 
     edit, source = stacked(paths) * strength, Path(resolve(model))
-    kept, only = stored_as(source) if source.is_dir() else ("float32", None)
-    pipeline = load(model, dtype=dtype or kept, variant=variant).pipeline
+    kept, named = stored_as(source, variant) if source.is_dir() else ("float32", variant if dtype else None)
+    pipeline = load(model, dtype=dtype or kept, variant=variant, log=log).pipeline
     edit.bake(pipeline, any_base=any_base)
-    write_pipeline(output, pipeline, variant or only)
+    write_pipeline(output, pipeline, named)
     return edit.header
 
 
@@ -425,6 +437,7 @@ def export(
     dtype: str = "float32",
     variant: str | None = None,
     any_base: bool = False,
+    log: Log | None = None,
 ) -> "Exported":
     """Write edits as one LoRA for other tools, with `core.export.export`.
 
@@ -440,7 +453,7 @@ def export(
 
     return export.export(
         stacked(paths) * strength,
-        load(model, dtype=dtype, variant=variant),
+        load(model, dtype=dtype, variant=variant, log=log),
         output,
         to=to,
         rank=rank,
@@ -566,7 +579,7 @@ def evaluate(
 
     made = edits(dict(zip(labels, paths, strict=True)), keys, both=True)
     erased = _erased({label: edit.header for label, edit in made.items()})
-    base = base or load(model, device, dtype, variant)
+    base = base or load(model, device, dtype, variant, log)
     if base.image_size != 64:
         raise UsageError(
             f"evaluate: Moji's detectors judge Moji's pictures (64 pixels), {model} draws {base.image_size}; "
@@ -757,7 +770,7 @@ def bench(sweep: Sweep, *, commands: Sequence[str] = (), log: Log | None = None)
     if sweep.retry:
         store.retry()
     rows = run(
-        load(sweep.model, sweep.device, sweep.dtype, sweep.variant), sweep.methods, sweep.benchmark, sweep.output, store=store,
+        load(sweep.model, sweep.device, sweep.dtype, sweep.variant, log), sweep.methods, sweep.benchmark, sweep.output, store=store,
         seeds=sweep.seeds,
         model=sweep.model, size=sweep.size, files=sweep.files, prompts=sweep.prompts, tasks=sweep.tasks, log=log, commands=commands,
     )  # fmt: skip

@@ -230,9 +230,10 @@ def bake(
     any_base: AnyBase = False,
 ) -> None:
     """Write a stock diffusers pipeline with an edit in its weights. It needs no efface."""
-    header = api.bake(
-        edit, output, model=model, strength=strength, dtype=dtype, variant=variant or None, any_base=any_base
-    )
+    with _progress() as log:
+        header = api.bake(
+            edit, output, model=model, strength=strength, dtype=dtype, variant=variant or None, any_base=any_base, log=log,
+        )  # fmt: skip
     erased = _and([c.name for c in header.erase]) or "the edit's concepts"
     out.print(f"{output}: {model} without {erased}, an ordinary diffusers folder.")
 
@@ -262,17 +263,11 @@ def export(
     any_base: AnyBase = False,
 ) -> None:
     """Write an edit as a LoRA for other tools. Exact if it has low rank, else the best approximation, with the error."""
-    done = api.export(
-        edit,
-        output,
-        to=to,
-        rank=rank,
-        model=model,
-        strength=strength,
-        dtype=dtype,
-        variant=variant or None,
-        any_base=any_base,
-    )
+    with _progress() as log:
+        done = api.export(
+            edit, output, to=to, rank=rank, model=model, strength=strength, dtype=dtype, variant=variant or None,
+            any_base=any_base, log=log,
+        )  # fmt: skip
     if done.error:
         worst = max(done.errors, key=lambda name: done.errors[name])
         lost = f"leaves out {100 * done.error:.1f} % of the edit (at most {100 * done.errors[worst]:.1f} %, in {worst})"

@@ -36,6 +36,10 @@ class BarLog(Log):
         self.task = task = self.progress.add_task(name, total=total, loss="")
         return lambda n: self.progress.update(task, advance=n)
 
+    def say(self, sentence: str) -> None:
+        """Print it, above the bars if there are any."""
+        self.progress.console.print(sentence)
+
     def loss(self, value: "Tensor") -> None:
         """Show the loss next to the bar."""
         if self.task is not None:

@@ -11,9 +11,11 @@ import toys
 from PIL import Image
 
 from efface import api, cli
+from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser, load, stored_as
 from efface.core.edit import Header, TextMap
 from efface.core.errors import EffaceError, UsageError
+from efface.core.log import Log
 
 
 @pytest.fixture
@@ -21,7 +23,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder with a toy model and an edit of it."""
     monkeypatch.chdir(tmp_path)
     toys.pipeline().save_pretrained("toy")
-    TextMap(torch.ones(64, 1) / 8, torch.ones(64, 1) / 8).save("edit.safetensors")
+    header = Header("UCE", erase=(Concept("tiger", "cat"),))
+    TextMap(torch.ones(64, 1) / 8, torch.ones(64, 1) / 8, header).save("edit.safetensors")
     return tmp_path
 
 
@@ -132,6 +135,50 @@ def test_bake_keeps_dtype_and_variant_and_an_edit_fits_every_dtype(
         assert torch.equal(w, baked.params([name])[name])
     api.bake([Path("fitted.safetensors")], Path("wide"), model="theirs", dtype="float32")
     assert stored_as(Path("wide"))[0] == "float32"
+
+
+def test_bake_keeps_the_dtype_of_the_variant_it_was_told_to_load(folder: Path) -> None:
+    toys.pipeline().save_pretrained("both")
+    toys.pipeline(dtype=torch.float16).save_pretrained("both", variant="fp16")
+    for variant, stored in (("fp16", ("float16", "fp16")), (None, ("float32", None))):
+        output = Path(f"baked-{variant}")
+        api.bake([Path("edit.safetensors")], output, model="both", variant=variant, any_base=True)
+        assert stored_as(output) == stored
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "a tiger", "-n", "1", "--steps", "1"],
+        ["erase", "tiger", "-o", "new.safetensors"],
+        ["bake", "edit.safetensors", "-o", "baked", "--any-base"],
+        ["export", "edit.safetensors", "-o", "lora.safetensors", "--any-base"],
+    ],
+)
+def test_a_choice_that_loading_made_is_printed(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    toys.pipeline(dtype=torch.float16).save_pretrained("half", variant="fp16")
+    monkeypatch.setattr(sys, "argv", ["efface", *words, "--model", "half"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 0
+    loaded = "float16" if words[0] == "bake" else "float32"
+    assert f"the folder has only fp16 weights; they were loaded as {loaded}.\n" in capsys.readouterr().err
+
+
+def test_evaluate_and_bench_tell_of_a_choice_as_well(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toys.pipeline(dtype=torch.float16).save_pretrained("half", variant="fp16")
+    told: list[str] = []
+    log = Log()
+    monkeypatch.setattr(log, "say", told.append)
+    monkeypatch.setattr("efface.benchmarks.run.bench", lambda *a, **k: pytest.fail("stop here"))
+    with pytest.raises(UsageError, match="Moji's detectors judge Moji's pictures"):
+        api.evaluate([Path("edit.safetensors")], model="half", log=log, any_base=True)
+    with pytest.raises(pytest.fail.Exception, match="stop here"):
+        api.bench(api.sweep("uce", model="half"), log=log)
+    assert len(told) == 2
+    assert "only fp16 weights" in told[1]
 
 
 def test_a_path_is_printed_as_it_is(

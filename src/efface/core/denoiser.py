@@ -33,6 +33,10 @@ DTYPES = {
 }  # fmt: skip
 
 
+# "model.fp16.safetensors", "model-00001-of-00002.fp16.safetensors", "model.fp16-00001-of-00002.safetensors"
+WEIGHTS = re.compile(r"[^.]+?(?:\.(\w+?))?(?:-\d+-of-\d+)?\.safetensors")
+
+
 class Denoiser:
     """A text-to-image pipeline as predictor, sampler and named weights. `family` has everything that differs between model families.
 
@@ -428,24 +432,25 @@ def load(
     return loaded
 
 
-def stored_as(folder: Path) -> tuple[str, str | None]:
-    """The dtype of a diffusers folder's largest weight file, as `load` names it, and the folder's only variant."""
-    files = sorted(folder.rglob("*.safetensors"), key=lambda p: p.stat().st_size)
+def stored_as(folder: Path, variant: str | None = None) -> tuple[str, str | None]:
+    """The dtype of the largest weight file that `load` takes from a diffusers folder, as `load` names it, and its variant."""
+    variant = variant or _only_variant(folder)
+    mine = [p for p in folder.rglob("*.safetensors") if (m := WEIGHTS.fullmatch(p.name)) and m[1] == variant]
+    files = sorted(mine, key=lambda p: p.stat().st_size)
     names = {"F16": "float16", "BF16": "bfloat16"}
     if not files:
-        return "float32", None
+        return "float32", variant
     with safe_open(files[-1], "pt") as f:
         found = {str(f.get_slice(name).get_dtype()) for name in f.keys()}  # noqa: SIM118
     (kind, *several) = found or {"F32"}
-    return "float32" if several else names.get(kind, "float32"), _only_variant(folder)
+    return "float32" if several else names.get(kind, "float32"), variant
 
 
 def _only_variant(folder: Path) -> str | None:
     """The variant of the weight files in a diffusers folder where some part has no plain ones; None where all have, or for a Hub id."""
     names = {part: [p.name for p in part.glob("*.safetensors")] for part in folder.glob("*/") if part.is_dir()}
     for files in names.values():
-        # "model.fp16.safetensors", "model-00001-of-00002.fp16.safetensors", "model.fp16-00001-of-00002.safetensors"
-        found = [re.fullmatch(r"[^.]+?(?:\.(\w+?))?(?:-\d+-of-\d+)?\.safetensors", name) for name in files]
+        found = [WEIGHTS.fullmatch(name) for name in files]
         variants = sorted({m[1] for m in found if m and m[1]})
         if variants and not any(m and not m[1] for m in found):
             return variants[0]

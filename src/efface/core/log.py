@@ -37,6 +37,9 @@ class Log:
         """Begin a stage of `total` units; call the returned function with the number of finished units."""
         return lambda n: None
 
+    def say(self, sentence: str) -> None:
+        """Tell the user a choice that was made for them."""
+
     def loss(self, value: "Tensor") -> None:
         """Report the loss of a step."""
 
