@@ -977,7 +977,7 @@ def runs(
     """
     from efface.benchmarks.store import Store
 
-    opened = Store(store, new=False)
+    opened = Store(store, new=False, repair=repair)
     done = {
         "damaged": opened.damage() if verify else None,
         "repaired": opened.repair() if repair else None,

@@ -397,7 +397,7 @@ def runs(
     stored = api.runs(store, verify=verify, repair=repair, retry=retry, compact=compact, remove=remove)
     for given, said in ((stored.damaged, "damaged"), (stored.repaired, "repaired")):
         if given is not None:
-            out.print(f"{len(given)} files {said}{':' * bool(given)}")
+            out.print(f"{len(given)} file{'s' * (len(given) != 1)} {said}{':' * bool(given)}")
             for path, what in given.items():
                 out.print(f"  {path}: {what}")
     if stored.removed is not None:
@@ -416,7 +416,8 @@ def runs(
     out.print(f"{store}: {', '.join(f'{kind} {size / 2**20:.1f} MiB' for kind, size in stored.bytes.items())}.")
     if stored.damaged:
         _next("runs", store, "--repair")
-    elif stored.failures:
+        raise typer.Exit(1)
+    if stored.failures:
         _next("runs", store, "--retry")
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -222,7 +223,7 @@ def test_damage_is_one_sentence_found_and_repaired(tmp_path: Path) -> None:
     (whole.parent / "holiday.png").write_bytes(b"mine")
     with pytest.raises(EffaceError, match=r"damaged .*efface runs"):
         store.picture(name_of(other))
-    with pytest.raises(EffaceError, match=r"gone; .*efface runs"):
+    with pytest.raises(EffaceError, match="gone; run the same command again"):
         store.picture("0" * 32)
     bad = [str(p.relative_to(tmp_path / "s")) for p in (cut, moved)]
     assert sorted(store.damage()) == sorted(bad)
@@ -248,8 +249,12 @@ def test_changed_pixels_are_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda data: data[: len(data) * 4 // 5], lambda data: b"", lambda data: b"[]", lambda data: b"\xff" * 40]
-)
+    "damage",
+    [
+        lambda data: data[: len(data) * 4 // 5], lambda data: b"", lambda data: b"[]", lambda data: b"\xff" * 40,
+        lambda data: b"[" * 5000, lambda data: b"5", lambda data: b'{"picture": "a"}', lambda data: b'{"picture": 5, "top": []}',
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("kind", ["pictures", "errors", "scores", "features", "edits", "claims"])
 def test_every_kind_of_file_is_checked_and_repaired(
     tmp_path: Path, kind: str, damage: Callable[[bytes], bytes]
@@ -262,29 +267,71 @@ def test_every_kind_of_file_is_checked_and_repaired(
     save_file({"left": np.zeros(3)}, tmp_path / "e.safetensors")
     store.put_edit("a" * 32, tmp_path / "e.safetensors")
     (tmp_path / "s" / "claims").mkdir()
-    (tmp_path / "s" / "claims" / f"{'b' * 32}.json").write_text("{}")
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "born": claims.born(os.getpid())}
+    (tmp_path / "s" / "claims" / f"{'b' * 32}.json").write_text(json.dumps(mine))
     assert store.damage() == {}
     (path,) = [p for p in (tmp_path / "s" / kind).rglob("*") if p.is_file()]
     path.write_bytes(damage(path.read_bytes()))
-    empty = kind == "scores" and not path.read_bytes()  # a file without lines says nothing wrong
-    (inside, wrong), *more = list(store.damage().items()) or [("", "")]
-    assert not more
-    assert (inside == "") == empty
-    assert bool(wrong) != empty
+    ((inside, wrong),) = store.damage().items()
+    assert wrong
     store.failures()  # what is damaged stops nothing else
-    done = Store(tmp_path / "s").repair()
-    assert list(done) == ([] if empty else [inside])
+    assert list(Store(tmp_path / "s").repair()) == [inside]
     assert Store(tmp_path / "s").damage() == {}
-    if kind == "scores" and "whole lines were kept" in "".join(done.values()):
-        assert list(Store(tmp_path / "s").scores("d")) == ["a"]
 
 
-@pytest.mark.parametrize("mark", ["[]", "3", '"x"', '{"format": "new"}', '{"format": null}', "\xff\xfe"])
+@pytest.mark.parametrize(
+    "record", ["[" * 5000, "5", "{}", '{"cell": 5}', '{"cell": {}}', '{"cell": {"model": "m", "edit": 1}}']
+)
+def test_a_picture_with_another_record_is_found_and_stops_nothing(tmp_path: Path, record: str) -> None:
+    store, text = Store(tmp_path / "s"), module.PngInfo()
+    store.put_picture(CELL, PICTURE)
+    (path,) = (tmp_path / "s").rglob("*.png")
+    text.add_text("efface", record)
+    module.Image.fromarray(PICTURE).save(path, format="png", pnginfo=text)
+    assert list(store.cells()) == []
+    assert store.remove("") == 0
+    assert len(store.damage()) == 1
+    with pytest.raises(EffaceError, match=r"damaged .*--repair"):
+        store.picture(path.stem)
+    assert len(store.repair()) == 1
+    assert not path.exists()
+
+
+def test_one_changed_byte_of_what_was_measured_is_found(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    store.put_scores("d", [{"picture": "a", "score": 0.125}])
+    store.put_features("t", {"a": np.ones(3)})
+    for path in [*(tmp_path / "s/scores").rglob("*.jsonl"), *(tmp_path / "s/features").rglob("*.safetensors")]:
+        data = path.read_bytes()
+        path.write_bytes(data.replace(b"0.125", b"0.925") if path.suffix == ".jsonl" else data[:-1] + b"\x3e")
+    assert set(store.damage().values()) == {"its contents are not those that were written"}
+    assert len(store.damage()) == 2
+
+
+def test_a_folder_in_a_files_place_and_the_claim_of_an_ended_process_are_repaired(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    folder, claim = tmp_path / "s" / store.picture_path("a" * 32), tmp_path / "s/claims" / f"{'b' * 32}.json"
+    folder.mkdir(parents=True)
+    claim.parent.mkdir()
+    claim.write_text("{}")
+    assert sorted(store.damage().values()) == ["it is a folder", "the process that worked on it has ended"]
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(EffaceError, match="cannot be removed .*move it elsewhere"):
+        store.repair()
+    assert (folder / "mine.txt").read_text() == "mine"
+    (folder / "mine.txt").unlink()
+    store.repair()
+    assert store.damage() == {}
+
+
+@pytest.mark.parametrize("mark", ["[" * 5000, "[]", "3", '"x"', '{"format": "new"}', '{"format": null}', "\xff\xfe"])
 def test_a_mark_that_is_none_is_named(tmp_path: Path, mark: str) -> None:
     (tmp_path / MARK).write_bytes(mark.encode("latin-1"))
     with pytest.raises(EffaceError, match=MARK) as error:
         Store(tmp_path)
-    assert 'write {"format": 1} into it' in str(error.value)
+    assert f"efface runs {tmp_path} --repair" in str(error.value)
+    assert list(Store(tmp_path, new=False, repair=True).repair()) == [MARK]
+    assert Store(tmp_path, new=False).damage() == {}
 
 
 def test_a_store_nowhere_is_refused() -> None:

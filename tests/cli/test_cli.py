@@ -148,12 +148,12 @@ def test_evaluate_writes_a_report_and_its_store_is_kept_in_order(capsys, tiger: 
     path.write_bytes(b"damaged")
     store.put_error({**cell, "seed": 99}, "RuntimeError: no luck")
     code, out, _ = run(capsys, "runs", "out/store", "--verify")
-    assert (code, path.exists()) == (0, True)
-    assert "1 files damaged:" in out
+    assert (code, path.exists()) == (1, True)
+    assert "1 file damaged:" in out
     assert out.endswith("Next: efface runs out/store --repair\n")
     code, out, _ = run(capsys, "runs", "out/store", "--repair", "--compact")
     assert code == 0
-    assert "1 files repaired:" in out
+    assert "1 file repaired:" in out
     assert "1 x RuntimeError: no luck" in out
     assert not path.exists()
     code, out, _ = run(capsys, "runs", "out/store", "--retry")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.core.errors import EffaceError
-from efface.core.files import replace_file
+from efface.core.files import from_json, replace_file
 
 LEASE = 3600.0  # seconds after which a claim by another host that nobody renewed counts as abandoned
 RENEW = 300.0  # seconds between two renewals
@@ -109,7 +109,7 @@ class Claims:
     def _read(self, path: str) -> Record | None:
         """The claim at `path`, None where there is none; what is no claim has no owner."""
         try:
-            found = json.loads(self.fs.cat_file(path))
+            found = from_json(self.fs.cat_file(path))
         except FileNotFoundError:
             return None
         except ValueError:
@@ -143,9 +143,10 @@ def _same(one: Record | None, other: Record) -> bool:
 
 
 def _ended(owner: Record) -> bool:
+    pid, at = owner.get("pid"), owner.get("at")
     if owner.get("host") == socket.gethostname():
-        return born(int(owner.get("pid", 0))) != owner.get("born", "unknown")
-    return time.time() - owner.get("at", 0.0) > LEASE
+        return not isinstance(pid, int) or born(pid) != owner.get("born", "unknown")
+    return not isinstance(at, int | float) or time.time() - at > LEASE
 
 
 def born(pid: int) -> str | None:

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import io
-import json
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -13,13 +12,14 @@ from typing import Any
 from efface.benchmarks.row import Role
 from efface.benchmarks.spec import Cell, PromptFile
 from efface.core.errors import UsageError, nearest
+from efface.core.files import from_json
 
 DATA = Path(__file__).parent / "data"
 READ: dict[str, Callable[[str], list[dict[str, Any]]]] = {
     ".csv": lambda text: list(csv.DictReader(io.StringIO(text, newline=""))),
     ".tsv": lambda text: list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t")),
-    ".json": lambda text: json.loads(text),
-    ".jsonl": lambda text: [json.loads(line) for line in text.splitlines() if line.strip()],
+    ".json": from_json,
+    ".jsonl": lambda text: [from_json(line) for line in text.splitlines() if line.strip()],
 }
 # what the copies that go round call their columns
 PROMPT = ("prompt", "caption")

@@ -36,7 +36,7 @@ from safetensors.numpy import load, save
 
 from efface.benchmarks.claims import Claims
 from efface.core.errors import EffaceError, UsageError
-from efface.core.files import replace_file
+from efface.core.files import from_json, replace_file
 
 FORMAT = 1
 MARK = "efface-store.json"
@@ -59,11 +59,12 @@ def name_of(recipe: Recipe) -> str:
 class Store:
     """A folder, or any location fsspec can write ("s3://…", "memory://…"), that holds cells."""
 
-    def __init__(self, where: str | Path, *, new: bool = True) -> None:
-        """Open a store; an empty or missing folder becomes one if `new`.
+    def __init__(self, where: str | Path, *, new: bool = True, repair: bool = False) -> None:
+        """Open a store; an empty or missing folder becomes one if `new`, a damaged mark is written anew if `repair`.
 
         Raises:
             UsageError: a folder with other things in it, no store where none may be made, or one that a newer efface wrote.
+            EffaceError: its mark is damaged.
         """
         self.where = str(where)
         try:
@@ -75,9 +76,10 @@ class Store:
         self.root, self.local = root.rstrip("/"), "file" in self.fs.protocol
         self.claims = Claims(self.fs, self._path("claims"), self.local)
         self._read: dict[str, tuple[set[str], dict[str, Any]]] = {}  # by folder: files read so far, and what they hold
+        self._mended: dict[str, str] = {}
         try:
-            mark = json.loads(self.fs.cat_file(self._path(MARK)))
-        except FileNotFoundError:
+            data = self.fs.cat_file(self._path(MARK))
+        except (FileNotFoundError, NotADirectoryError):
             if not new:
                 raise UsageError(
                     f"store: {where} is no store (no {MARK}); give one that `efface evaluate` wrote"
@@ -86,13 +88,21 @@ class Store:
                 raise UsageError(f"store: {where} holds files but no {MARK}; give a new folder, or a store") from None
             self._write(MARK, json.dumps({"format": FORMAT}).encode())
             return
-        except ValueError as error:
-            raise EffaceError(f'store: {where}/{MARK} is damaged ({error}); write {{"format": 1}} into it') from error
         except (IsADirectoryError, PermissionError) as error:
             raise EffaceError(f"store: {where}/{MARK} cannot be read ({error}); give another store") from error
-        if not isinstance(mark, dict) or type(mark.get("format", 0)) is not int:
-            raise EffaceError(f'store: {where}/{MARK} is damaged (it holds {mark!r}); write {{"format": 1}} into it')
-        if mark.get("format", 0) > FORMAT:
+        try:
+            mark = from_json(data)
+            if not isinstance(mark, dict) or type(mark.get("format")) is not int:
+                raise ValueError(f"it holds {mark!r:.40}")  # noqa: TRY004, one sentence for all that is no mark
+        except ValueError as error:
+            if not repair:
+                raise EffaceError(
+                    f"store: {where}/{MARK} is damaged ({error}); `efface runs {where} --repair` writes it anew"
+                ) from error
+            self._write(MARK, json.dumps({"format": FORMAT}).encode())
+            self._mended = {MARK: f"it was damaged ({error}); written anew"}
+            return
+        if mark["format"] > FORMAT:
             raise UsageError(
                 f"store: {where} has format {mark['format']}, this efface reads up to {FORMAT}; upgrade it"
             )
@@ -125,11 +135,12 @@ class Store:
         path = self.picture_path(name)
         try:
             pixels, record = _read_png(self.fs.cat_file(self._path(path)))
-        except (OSError, ValueError, KeyError, SyntaxError) as error:  # PIL calls broken PNGs SyntaxError
-            why = "gone" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
-            raise EffaceError(f"{self.where}/{path}: {why}; `efface runs {self.where} --repair` removes what is damaged, "
+        except FileNotFoundError:
+            raise EffaceError(f"{self.where}/{path}: gone; run the same command again") from None
+        except (OSError, ValueError, SyntaxError) as error:  # PIL calls broken PNGs SyntaxError
+            raise EffaceError(f"{self.where}/{path}: damaged ({_first(error)}); `efface runs {self.where} --repair` removes it, "
                               "then run the same command again") from error  # fmt: skip
-        if _hash(pixels.tobytes()) != record["pixels"]:
+        if _hash(pixels.tobytes()) != record.get("pixels"):
             raise EffaceError(f"{self.where}/{path}: its pixels are not those that were drawn; "
                               f"`efface runs {self.where} --repair` removes it, then run the same command again")  # fmt: skip
         return pixels
@@ -146,11 +157,20 @@ class Store:
         self._write(f"errors/{name[:2]}/{name}.json", json.dumps({"cell": dict(recipe), "error": error}).encode())
 
     def error(self, name: str) -> str | None:
-        """Why a cell failed, or None."""
+        """Why a cell failed, or None.
+
+        Raises:
+            EffaceError: the record of it is damaged.
+        """
+        path = f"errors/{name[:2]}/{name}.json"
         try:
-            return json.loads(self.fs.cat_file(self._path(f"errors/{name[:2]}/{name}.json")))["error"]
+            data = self.fs.cat_file(self._path(path))
         except FileNotFoundError:
             return None
+        if wrong := _wrong("errors", path, data):
+            raise EffaceError(f"{self.where}/{path}: damaged ({wrong}); `efface runs {self.where} --repair` removes it, "
+                              "then run the same command again")  # fmt: skip
+        return json.loads(data)["error"]
 
     def forget_error(self, name: str) -> None:
         """Let a failed cell be tried again."""
@@ -194,9 +214,9 @@ class Store:
                 except FileNotFoundError:
                     gone.add(path)
                     break  # and list again
-                except (ValueError, KeyError, TypeError, SafetensorError) as error:
+                except (ValueError, SafetensorError) as error:
                     raise EffaceError(
-                        f"{path}: damaged ({error!r}); `efface runs {self.where} --repair` mends it, then run the same command again"
+                        f"{path}: damaged ({error}); `efface runs {self.where} --repair` mends it, then run the same command again"
                     ) from error
                 for key, record in records.items():
                     if key not in found or not (isinstance(record, dict) and "error" in record):
@@ -266,7 +286,7 @@ class Store:
             try:
                 with self.fs.open(path, "rb", block_size=2**16) as file:
                     yield Path(path).stem, _recipe(file)
-            except (ValueError, KeyError, OSError, SyntaxError):
+            except (ValueError, OSError, SyntaxError):
                 continue  # `damage` tells of it
 
     def failures(self) -> list[dict[str, Any]]:
@@ -289,22 +309,33 @@ class Store:
         for kind in ENDS:
             for path in self._files(kind):
                 with contextlib.suppress(FileNotFoundError):  # another process removed it
-                    if wrong := _wrong(kind, path, self.fs.cat_file(path)):
+                    wrong = _wrong(kind, path, self.fs.cat_file(path))
+                    if kind == "claims" and not wrong and self.claims.abandoned(path):
+                        wrong = "the process that worked on it has ended"
+                    if wrong:
                         found[path.removeprefix(f"{self.root}/")] = wrong
+            for path in self._files(kind, folders=True):
+                found[path.removeprefix(f"{self.root}/")] = "it is a folder"
         return found
 
     def repair(self) -> dict[str, str]:
-        """Remove damaged files, so that the next run makes them again; of a file of scores the whole lines are kept. What was done."""
-        done = {}
+        """Remove damaged files, so that the next run makes them again. What was done, by path.
+
+        Of a file that was changed nothing is kept: which of its numbers are still those that were measured, no one can tell.
+
+        Raises:
+            EffaceError: where a file should be lies a folder that holds something.
+        """
+        done = dict(self._mended)
         for inside, wrong in self.damage().items():
-            path, kept = self._path(inside), b""
-            if inside.startswith("scores/"):
-                lines = self.fs.cat_file(path).splitlines(keepends=True)
-                kept = b"".join(line for line in lines if line.endswith(b"\n") and not _wrong("scores", path, line))
-            if kept:
-                self._write(f"{inside.rpartition('/')[0]}/{_hash(kept)[:16]}.jsonl", kept)
-            self.fs.rm_file(path)
-            done[inside] = f"{wrong}; {'its whole lines were kept' if kept else 'removed'}"
+            path = self._path(inside)
+            try:
+                (self.fs.rmdir if self.fs.isdir(path) else self.fs.rm_file)(path)
+            except OSError as error:
+                raise EffaceError(
+                    f"{path}: cannot be removed ({error}); move it elsewhere, then repair again"
+                ) from error
+            done[inside] = f"{wrong}; removed"
         self._read.clear()
         return done
 
@@ -341,7 +372,7 @@ class Store:
 
     def remove(self, edit: str) -> int:
         """Take out the pictures of an edit, by its fingerprint ("" = the unedited model); how many."""
-        gone = [name for name, cell in self.cells() if cell["edit"] == edit]
+        gone = [name for name, cell in self.cells() if cell.get("edit") == edit]
         for name in gone:
             self.fs.rm_file(self._path(self.picture_path(name)))
         return len(gone)
@@ -349,13 +380,13 @@ class Store:
     def _path(self, inside: str) -> str:
         return f"{self.root}/{inside}"
 
-    def _files(self, inside: str) -> Iterator[str]:
-        """Finished cells in a folder of the store, in order; temporary files and what others put there are left out."""
+    def _files(self, inside: str, folders: bool = False) -> Iterator[str]:
+        """Finished cells in a folder of the store, in order, or folders with such names; what others put there is left out."""
         pattern = re.compile(rf"[0-9a-f]{{16,32}}{re.escape(ENDS[inside.partition('/')[0]])}")
         root = self._path(inside)
         self.fs.invalidate_cache(root)  # object stores remember listings, and other processes write
-        paths = self.fs.find(root) if self.fs.exists(root) else []
-        yield from (p for p in sorted(paths) if pattern.fullmatch(p.rpartition("/")[2]))
+        kept = {path for path in self.fs.find(root, withdirs=folders) if pattern.fullmatch(path.rpartition("/")[2])}
+        yield from sorted(path for path in kept if not folders or self.fs.isdir(path))
 
     def _write(self, inside: str, data: bytes) -> None:
         """Whole or not at all; object stores do so by themselves."""
@@ -375,46 +406,63 @@ def _wrong(kind: str, path: str, data: bytes) -> str:
     try:
         if kind == "pictures":
             pixels, record = _read_png(data)
-            if _hash(pixels.tobytes()) != record["pixels"]:
+            if _hash(pixels.tobytes()) != record.get("pixels"):
                 return "its pixels are not those that were drawn"
             return "" if name_of(record["cell"]) == name else "it is another cell's picture"
         if kind == "errors":
-            record = json.loads(data)
-            return (
-                ""
-                if name_of(record["cell"]) == name and isinstance(record["error"], str)
-                else "it is another cell's error"
-            )
+            record = _record(data)
+            if not isinstance(record.get("error"), str):
+                return "it has no error"
+            return "" if name_of(record["cell"]) == name else "it is another cell's error"
         if kind == "scores":
             _lines(data)
         elif kind == "claims":
-            if not isinstance(json.loads(data), dict):
+            if not isinstance(from_json(data), dict):
                 return "it is no claim"
         else:
             deserialize(data)
-    except (ValueError, KeyError, TypeError, OSError, SyntaxError, RecursionError, SafetensorError) as error:
-        return f"it cannot be read ({(str(error).splitlines() or [''])[0] or type(error).__name__})"
+    except (ValueError, OSError, SyntaxError, SafetensorError) as error:
+        return f"it cannot be read ({_first(error)})"
+    if kind in ("scores", "features") and _hash(data)[:16] != name:
+        return "its contents are not those that were written"
     return ""
+
+
+def _first(error: Exception) -> str:
+    """The first line of an error; Pillow names the object in memory instead of the file."""
+    line = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return "not a picture" if "BytesIO" in line else line
 
 
 def _lines(data: bytes) -> dict[str, dict[str, Any]]:
     """Records by picture from the lines of a file of scores; an error gives way to a success."""
     found: dict[str, dict[str, Any]] = {}
     for line in data.decode().splitlines():
-        record = json.loads(line)
+        record = from_json(line)
+        if not isinstance(record, dict) or not isinstance(record.get("picture"), str) or len(record) < 2:
+            raise ValueError(f"expected a picture's name with what was seen, got {line[:40]!r}")
         if record["picture"] not in found or "error" not in record:
             found[record["picture"]] = record
     return found
 
 
+def _record(text: str | bytes) -> dict[str, Any]:
+    """What a picture or an error says about itself."""
+    record = from_json(text)
+    cell = record.get("cell") if isinstance(record, dict) else None
+    if not isinstance(cell, dict) or not all(isinstance(cell.get(key), str) for key in ("model", "edit")):
+        raise ValueError("without the recipe of a cell")
+    return record
+
+
 def _recipe(file: Any) -> Recipe:
     """The recipe inside a picture of a store. Pillow reads what stands before the pixels, and them only when asked."""
     with Image.open(file) as image:
-        return json.loads(image.info[KEY])["cell"]  # pyright: ignore[reportArgumentType]
+        return _record(str(image.info.get(KEY, "{}")))["cell"]
 
 
 def _read_png(data: bytes) -> tuple[UInt8[np.ndarray, "H W 3"], dict[str, Any]]:
     """Pixels and record of a picture of a store."""
     with Image.open(io.BytesIO(data)) as image:
         image.load()
-        return np.asarray(image.convert("RGB")), json.loads(image.info[KEY])  # pyright: ignore[reportAttributeAccessIssue]
+        return np.asarray(image.convert("RGB")), _record(str(image.info.get(KEY, "{}")))

@@ -406,6 +406,7 @@ def load(
     kind = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
     if kind is None or not kind.is_floating_point:
         raise UsageError(f"dtype: expected float32, bfloat16 or float16, got {str(dtype)!r}; give one of them")
+    _usable(device)
     source, note = resolve(str(model)), ""
     if variant is None and (variant := _only_variant(Path(source))):
         note = f"model {str(model)!r}: the folder has only {variant} weights; they were loaded as {str(kind).removeprefix('torch.')}"
@@ -421,15 +422,26 @@ def load(
         raise EffaceError(
             f"model {str(model)!r}: {what} ({first}); give 'moji', a diffusers folder or a Hub id"
         ) from error
-    try:
-        loaded = Denoiser(pipe.to(device))
-    except (RuntimeError, AssertionError) as error:  # torch has both for a device that is not there
-        first = str(error).splitlines()[0]
-        raise UsageError(f"device: cannot use {device!r} ({first}); give cpu, or see `efface doctor`") from error
+    loaded = Denoiser(pipe.to(device))
     loaded.note = note
     if Path(source).is_dir():
         identity.remember(Path(source), kind, loaded.parts())
     return loaded
+
+
+def _usable(device: str) -> None:
+    """Refuse a device on which nothing can be computed.
+
+    Raises:
+        UsageError: no such device.
+    """
+    try:
+        torch.ones(1, device=device).item()
+        if torch.device(device).type == "cpu" and torch.device(device).index:  # torch takes any number
+            raise ValueError("there is one cpu")
+    except Exception as error:  # torch raises half a dozen kinds, some of other packages
+        first = (str(error).splitlines() or [""])[0]
+        raise UsageError(f"device: cannot use {device!r} ({first}); give cpu, or see `efface doctor`") from error
 
 
 def stored_as(folder: Path, variant: str | None = None) -> tuple[str, str | None]:

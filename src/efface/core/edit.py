@@ -22,6 +22,7 @@ from efface.core.branches import FORMS
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.errors import EffaceError, UsageError
+from efface.core.files import from_json
 from efface.core.hooks import BoundBranch
 from efface.core.identity import Signature
 from efface.core.io import read_tensors, write_tensors
@@ -631,7 +632,7 @@ def _as_tensor(value: Any) -> Tensor:
 
 
 def _from_tensor(encoded: Tensor) -> Any:
-    return json.loads(bytes(encoded.tolist()))
+    return from_json(bytes(encoded.tolist()))
 
 
 def _factors(name: str, up: Tensor, down: Tensor) -> None:

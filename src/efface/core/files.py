@@ -1,11 +1,13 @@
 """Atomic writing of files and folders: under a temporary name first, then renamed. Nothing here needs torch."""
 
 import errno
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from efface.core.errors import EffaceError, UsageError
 
@@ -128,6 +130,18 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: expected text in UTF-8, got other bytes; save it as UTF-8") from error
+
+
+def from_json(data: str | bytes) -> Any:
+    """What JSON of a file that others may have changed holds.
+
+    Raises:
+        ValueError: it is no JSON, not UTF-8, or nested deeper than Python's stack.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _umask() -> int:

@@ -1,12 +1,12 @@
 """Reads the JSON header of a file that efface wrote, without its tensors and without torch."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from efface.core.errors import EffaceError, UsageError
+from efface.core.files import from_json
 
 KEY = "efface"  # the metadata entry that holds an edit's header
 
@@ -24,8 +24,8 @@ def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]
         with safe_open(path, "np") as f:
             metadata = f.metadata() or {}
             shapes = {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}  # noqa: SIM118
-        header = json.loads(metadata.get(KEY, "{}"))
-    except (SafetensorError, ValueError, RecursionError) as error:
+        header = from_json(metadata.get(KEY, "{}"))
+    except (SafetensorError, ValueError) as error:
         with path.open("rb") as f:  # only now: a header of 128 bytes starts like a pickle
             start = f.read(2)
         if start == b"PK" or start[:1] == b"\x80":
@@ -49,7 +49,7 @@ def wrote(path: Path) -> str:
             metadata = f.metadata() or {}
         if "efface.recipe" in metadata:
             return "LoRA"
-        header = json.loads(metadata.get(KEY, "null"))
-    except (SafetensorError, OSError, ValueError, RecursionError):
+        header = from_json(metadata.get(KEY, "null"))
+    except (SafetensorError, OSError, ValueError):
         return ""
     return str(header.get("kind", "training")) if isinstance(header, dict) else ""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from efface.core.errors import EffaceError
-from efface.core.files import write_text
+from efface.core.files import from_json, write_text
 
 BUCKETS = 64  # numbers of a signature
 ROW = 4096  # values that one pattern of signs covers
@@ -144,11 +144,11 @@ def remember(folder: Path, dtype: torch.dtype, parts: Mapping[str, nn.Module]) -
     key = hashlib.sha256(canonical([str(folder.resolve()), str(dtype), files]).encode()).hexdigest()[:32]
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "efface" / "digests" / f"{key}.json"
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = from_json(path.read_bytes())
     except (OSError, ValueError):
         known = {}
     here = tensors(parts)
-    if known.keys() == here.keys():
+    if isinstance(known, dict) and known.keys() == here.keys():
         for name, t in here.items():
             _digests[t] = (_written(t), known[name])
         return

@@ -1,10 +1,10 @@
 """The models that ship with efface; `resolve` turns a model's name into a folder or Hub id for diffusers."""
 
-import json
 import re
 from pathlib import Path
 
 from efface.core.errors import UsageError, nearest
+from efface.core.files import from_json
 
 HERE = Path(__file__).parent
 SHIPPED = ("moji",)
@@ -54,7 +54,7 @@ def _pipeline(folder: Path) -> object:
             f"model: expected model_index.json in {str(folder)!r}, got none; give the folder of a diffusers pipeline"
         )
     try:
-        config = json.loads(index.read_text(encoding="utf-8"))
+        config = from_json(index.read_bytes())
     except ValueError as error:
         raise UsageError(f"model: {str(index)!r} is damaged ({error}); copy the pipeline's folder again") from error
     if not isinstance(config, dict):

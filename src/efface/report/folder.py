@@ -1,6 +1,5 @@
 """Reads and checks the folders of runs and sweeps; a damaged one is a UsageError."""
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from efface.benchmarks.row import ROLES
 from efface.core.errors import UsageError
+from efface.core.files import from_json
 from efface.report.scores import BASE, Row, Scores, is_rate
 
 AGAIN = "run `efface evaluate` again"
@@ -217,8 +217,8 @@ def _text(path: Path) -> str:
 
 def _object(where: str | Path, text: str, types: Types) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = from_json(text)
+    except ValueError as error:
         got = f"{text[:40]!r} ({error})" if text.strip() else "nothing"
         raise UsageError(f"{where}: expected a JSON object, got {got}; {AGAIN}") from error
     return _check(where, value, types)

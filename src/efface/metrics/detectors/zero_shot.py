@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from efface.core.errors import UsageError
+from efface.core.files import from_json
 from efface.metrics.detectors.base import (
     Ranked,
     digest,
@@ -39,7 +40,7 @@ class ZeroShot:
                 f"detector: expected two or more different labels for CLIP, got {list(labels)}; give the concept and alternatives"
             )
         folder = folder_of(name)
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        kind = from_json((folder / "config.json").read_bytes()).get("model_type")
         self.process = processor(folder)
         if kind != "clip" or self.process is None:
             raise UsageError(
