@@ -297,8 +297,8 @@ def test_what_is_shown_is_the_whole_record(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"guidance": float("nan")}, "--guidance: expected a finite number, got nan"),
-        ({"guidance": float("inf")}, "--guidance: expected a finite number, got inf"),
+        ({"guidance": float("nan")}, "--guidance: expected from -1000 to 1000, got nan"),
+        ({"guidance": float("inf")}, "--guidance: expected from -1000 to 1000, got inf"),
         ({"output": Path("p.gif")}, "ends in .png, .jpg, .jpeg, .webp, or a folder, got 'p.gif'"),
         ({"output": Path("folder.png")}, "expected a file's name, got a folder"),
         ({"keys": [Path("a.key.safetensors")]}, "--key: expected an edit for the key, got none"),

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from efface.core.concept import Concept, apart, article
 from efface.core.errors import UsageError, nearest
-from efface.core.files import mentions, refuse_folder, replace_file, replace_folder, writable, write_text
+from efface.core.files import (
+    mentions,
+    refuse_folder,
+    replace_file,
+    replace_folder,
+    writable,
+    writable_folder,
+    write_text,
+)
 from efface.core.header import read_header, wrote
 from efface.core.lists import Entry, entries, listed, quoted
 from efface.core.log import Log
@@ -222,7 +230,7 @@ def erase(plan: Plan, log: Log | None = None, base: "Denoiser | None" = None) ->
 
     eraser, log = make(plan.method, **plan.settings, seed=plan.seed), log or Log()
     base = base or load(plan.model, plan.device, plan.dtype, plan.variant or None, log)
-    names = [c.name for c in (*plan.erase, *plan.preserve)]
+    names = [name for c in (*plan.erase, *plan.preserve) for name in (c.name, c.target)]
     if long := next((name for name, last in zip(names, base.tokenize(names).mask[:, -1], strict=True) if last), None):
         raise UsageError(f"erase: the text encoder does not read all of {long[:40]!r}…; give a shorter name")
     log.checkpoint = plan.output.with_name(f".{plan.output.name}.training")
@@ -324,8 +332,8 @@ def generate(
         UsageError: an argument is wrong, or an edit is for another model.
         EffaceError: a file is damaged or cannot be written.
     """
-    if not math.isfinite(guidance):
-        raise UsageError(f"--guidance: expected a finite number, got {guidance}; 3 is usual on Moji, 7.5 elsewhere")
+    if not abs(guidance) <= 1000:  # nor NaN
+        raise UsageError(f"--guidance: expected from -1000 to 1000, got {guidance}; 3 is usual on Moji, 7.5 elsewhere")
     ending, output = _ending(str(output)), Path(output)
     if keys and not paths:
         raise UsageError("--key: expected an edit for the key, got none; give it with --edit")
@@ -341,6 +349,9 @@ def generate(
         raise UsageError("--negative: has no effect at guidance scale 1; leave it out, or give another --guidance")
     log = log or Log()
     base = load(model, device, dtype, variant, log)
+    cut = base.tokenize(prompts).mask[:, -1].tolist()
+    if long := [text for text, last in zip(prompts, cut, strict=True) if last]:
+        log.say(f"The text encoder does not read the end of {len(long)} of {len(prompts)} prompts: {long[0]:.40}….")
     models = {"unedited": base} if compare or edit is None else {}
     if edit is not None:
         models["edited"] = edit(base, any_base=any_base)
@@ -573,6 +584,7 @@ def evaluate(
         )
     for path in paths:
         read_header(path)
+    writable_folder(output)
     declared = benchmark(size=size)
     from efface.benchmarks import run
     from efface.report.html import write_report
@@ -640,6 +652,7 @@ def demo(concept: str = "tiger", *, output: Path = Path("efface-demo"), log: Log
     """
     from efface.benchmarks.moji import erasing
 
+    writable_folder(output)
     task, plans = erasing([concept], "demo"), []
     for method in ("uce", "esd-x"):
         kept = ",".join(quoted(c.name) for c in task.preserve) if method == "uce" else ""
@@ -743,6 +756,7 @@ def sweep(
     declared = _benchmark(benchmark, concepts, size, _pairs("--judge", judges), measures)
     prompt_files = {name: located(path) for name, path in _pairs("--file", files).items()}
     resolve(model or declared.model)
+    writable_folder(output)
     return Sweep(
         chosen, declared, output, store or str(output / "store"), model or declared.model, seeds=_seeds(seeds),
         size=size if benchmark == MOJI else "", retry=retry, prompts=prompts, tasks=tasks, files=prompt_files, device=device,

@@ -357,7 +357,7 @@ def _truncated(path: Path) -> None:
         (
             _foreign,
             UsageError,
-            "a safetensors file, but not an edit of efface (no 'efface' header); give one `efface erase` wrote",
+            "expected an edit of efface, got a safetensors file without the header 'efface'; give one that `efface erase` wrote",
         ),
         (_truncated, EffaceError, "damaged, or not a safetensors file ("),
     ],

@@ -449,7 +449,7 @@ def test_the_same_edit_is_the_same_file(base: Denoiser, tmp_path: Path) -> None:
 
 def test_an_exported_file_is_not_taken_for_an_edit(base: Denoiser, tmp_path: Path) -> None:
     export(text_map(base), base, tmp_path / "x.safetensors")
-    with pytest.raises(UsageError, match="a safetensors file, but not an edit of efface"):
+    with pytest.raises(UsageError, match="got a LoRA that efface exported; give the edit"):
         load_edit(tmp_path / "x.safetensors")
 
 

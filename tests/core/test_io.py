@@ -78,7 +78,7 @@ def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_file_in_the_place_of_a_folder_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(EffaceError, match=r"x\.txt: cannot be written: .*; write elsewhere \(nothing was changed\)"):
+    with pytest.raises(EffaceError, match=r"x\.txt: cannot be written: .*/file is a file, not a folder; give"):
         write_text(tmp_path / "file" / "x.txt", "")
 
 
@@ -129,8 +129,8 @@ def test_a_foreign_safetensors_file_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_tensors(path)
     assert (
-        str(caught.value)
-        == f"{path}: a safetensors file, but not an edit of efface (no 'efface' header); give one `efface erase` wrote"
+        str(caught.value) == f"{path}: expected an edit of efface, got a safetensors file without the header 'efface'; "
+        "give one that `efface erase` wrote"
     )
 
 

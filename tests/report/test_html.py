@@ -12,7 +12,7 @@ import pytest
 from made import Page, info, line, other_words, save, scores, table, write_rows
 from PIL import Image
 
-from efface.core.errors import EffaceError, UsageError
+from efface.core.errors import EffaceError
 from efface.erasers import TABLE, find
 from efface.erasers.uce import UCE
 from efface.report.axes import axes
@@ -150,7 +150,7 @@ def test_a_cell_that_failed_is_shown_without_a_picture_and_never_counted(folder)
     assert read_run(folder).scores.rate("uce", ERASED).failed == 1
     rows[0]["image"] = ""  # a judged row must have its picture
     write_rows(folder, rows)
-    with pytest.raises(UsageError, match="expected a picture"):
+    with pytest.raises(EffaceError, match="expected a picture"):
         read_run(folder)
 
 
@@ -309,7 +309,7 @@ def test_a_large_picture_is_embedded_small(folder):
     assert read(folder).all("img")[8]["src"] == source  # the same picture in the strip
     assert len(source) < big.stat().st_size / 4
     big.write_bytes(big.read_bytes()[:3000])
-    with pytest.raises(UsageError, match=r"tiger0\.png: expected a PNG picture, got a damaged one"):
+    with pytest.raises(EffaceError, match=r"tiger0\.png: expected a PNG picture, got a damaged one"):
         write_report(folder)
 
 
@@ -488,7 +488,7 @@ def run_json(**change):
 )  # fmt: skip
 def test_a_damaged_folder_is_one_sentence(folder, damage, sentence):
     damage(folder)
-    with pytest.raises(UsageError, match=sentence) as caught:
+    with pytest.raises(EffaceError, match=sentence) as caught:
         write_report(folder)
     assert "\n" not in str(caught.value)
     assert not (folder / "report.html").exists()

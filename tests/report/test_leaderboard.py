@@ -9,7 +9,7 @@ import pytest
 from made import DETECTORS, Page, info, line, save, scores, sweep, table, write_rows
 
 import efface.report.published as papers
-from efface.core.errors import UsageError
+from efface.core.errors import EffaceError, UsageError
 from efface.report.compare import write_comparison
 from efface.report.folder import read_sweep
 from efface.report.html import write_report
@@ -242,7 +242,7 @@ def test_write_report_of_a_sweep_writes_its_tasks_reports(folder):
     save(folder / "tiger", info(), scores())
     assert write_report(folder) == folder / "index.html"
     assert (folder / "tiger" / "report.html").is_file()
-    with pytest.raises(UsageError, match="output: expected none for a sweep"):
+    with pytest.raises(EffaceError, match="output: expected none for a sweep"):
         write_report(folder, folder / "x.html")
 
 
@@ -305,7 +305,7 @@ def test_what_was_asked_otherwise_is_not_compared(tmp_path, about, rows, why):
     one = save(tmp_path / "one", info(), scores())
     two = save(tmp_path / "two", info() | {"protocol": "ffff"} | about, rows)
     sentence = rf"task 'tiger': expected one protocol, got 0123456789ab in one and ffff in two, {why}; measure"
-    with pytest.raises(UsageError, match=sentence):
+    with pytest.raises(EffaceError, match=sentence):
         write_comparison([one, two], tmp_path / "both.html")
     assert not (tmp_path / "both.html").exists()
 
@@ -319,9 +319,9 @@ def test_other_detectors_other_tasks_and_too_few_are_not_compared(tmp_path):
     ):
         write_comparison([one, two], tmp_path / "both.html")
     lion = save(tmp_path / "lion", info() | {"task": "lion"}, [r | {"task": "lion"} for r in scores()])
-    with pytest.raises(UsageError, match=r"expected the same tasks, got 'lion' in lion only"):
+    with pytest.raises(EffaceError, match=r"expected the same tasks, got 'lion' in lion only"):
         write_comparison([one, lion], tmp_path / "both.html")
-    with pytest.raises(UsageError, match=r"expected two or more folders, got 1"):
+    with pytest.raises(EffaceError, match=r"expected two or more folders, got 1"):
         write_comparison([one], tmp_path / "both.html")
-    with pytest.raises(UsageError, match=r"expected different folders"):
+    with pytest.raises(EffaceError, match=r"expected different folders"):
         write_comparison([one, one], tmp_path / "both.html")

@@ -23,7 +23,7 @@ from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, Edit, Keyed, LowRank, Stack, TextMap
 from efface.core.errors import UsageError, nearest
 from efface.core.files import replace_file, replace_folder, writable
-from efface.core.header import wrote
+from efface.core.header import RECIPE, wrote
 
 FORMATS = ("diffusers", "peft", "kohya", "comfyui")
 ENERGY = 0.99  # the default rank of a Delta is the smallest that keeps this share of the squared norm,
@@ -376,7 +376,7 @@ def _metadata(edit: Edit, base: Denoiser, done: Exported, to: str) -> dict[str, 
         f"made with {header.method or 'efface'}; strength 1 is the edit.",
         "modelspec.resolution": f"{base.image_size}x{base.image_size}",
         "modelspec.prediction_type": {"v_prediction": "v"}.get(base.schedule.prediction, base.schedule.prediction),
-        "efface.recipe": json.dumps(edit.record()),  # not under io.KEY: this file is no edit for `load_edit`
+        RECIPE: json.dumps(edit.record()),  # not under KEY: this file is no edit for `load_edit`
         "efface.base": base.fingerprint,
         "efface.rank": str(done.rank),
         "efface.error": str(done.error),

@@ -11,6 +11,8 @@ from typing import Any
 
 from efface.core.errors import EffaceError, UsageError
 
+FILES = (errno.EEXIST, errno.ENOTDIR)  # how systems say that a folder in a path is a file
+
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` on a temporary file in the folder of `path`, then rename it: a reader sees the old file or the new one.
@@ -28,9 +30,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         part.chmod(0o666 & ~_umask())
         part.replace(path)
     except OSError as error:
-        full = error.errno == errno.ENOSPC
-        why = "no space left on the disk; free some or write elsewhere" if full else f"{error}; write elsewhere"
-        raise EffaceError(f"{path}: cannot be written: {why} (nothing was changed)") from error
+        raise _unwritable(path, error) from error
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
@@ -56,9 +56,7 @@ def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process was quicker
             raise UsageError(f"{path}: exists already; give a new folder, or empty this one") from error
-        raise EffaceError(
-            f"{path}: cannot be written: {error}; free some space or write elsewhere (nothing was changed)"
-        ) from error
+        raise _unwritable(path, error) from error
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
@@ -76,7 +74,20 @@ def refuse_folder(path: Path) -> None:
             raise UsageError(f"{path}: exists already; give a new folder, or empty this one")
         _try(path.absolute())
     except OSError as error:
-        raise EffaceError(f"{path}: cannot be written: {error}; write elsewhere (nothing was changed)") from error
+        raise _unwritable(path, error) from error
+
+
+def writable_folder(path: Path) -> None:
+    """Refuse, before long work, a folder that cannot be made or written; files in it may stay.
+
+    Raises:
+        UsageError: `path`, or a part of it, is a file.
+        EffaceError: the folder cannot be made or written.
+    """
+    try:
+        _try(path / "file")
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def writable(path: Path, ours: Callable[[Path], bool] = lambda path: True) -> None:
@@ -99,13 +110,22 @@ def writable(path: Path, ours: Callable[[Path], bool] = lambda path: True) -> No
             )
         _try(path)
     except OSError as error:
-        raise EffaceError(f"{path}: cannot be written: {error}; write elsewhere (nothing was changed)") from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> EffaceError:
+    """Why nothing can be written to `path`, and what to do."""
+    if file := next((part for part in (path, *path.parents) if part.is_file()), None) if error.errno in FILES else None:
+        return UsageError(f"{path}: cannot be written: {file} is a file, not a folder; give a path in a folder")
+    full = error.errno == errno.ENOSPC
+    why = "no space left on the disk; free some or write elsewhere" if full else f"{error}; write elsewhere"
+    return EffaceError(f"{path}: cannot be written: {why} (nothing was changed)")
 
 
 def _try(path: Path) -> None:
-    """Make the folder of `path`, and write and delete a file in it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, trial = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".trial", dir=path.parent)
+    """Write and delete a file in the folder of `path`, or in the nearest one around it that is there."""
+    near = next(folder for folder in path.absolute().parents if folder.exists())
+    handle, trial = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".trial", dir=near)
     os.close(handle)
     Path(trial).unlink()
 

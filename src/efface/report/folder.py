@@ -1,4 +1,4 @@
-"""Reads and checks the folders of runs and sweeps; a damaged one is a UsageError."""
+"""Reads and checks the folders of runs and sweeps; a damaged one is an EffaceError."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.benchmarks.row import ROLES
-from efface.core.errors import UsageError
+from efface.core.errors import EffaceError, UsageError
 from efface.core.files import from_json
 from efface.report.scores import BASE, Row, Scores, is_rate
 
@@ -90,7 +90,8 @@ def read_run(folder: Path) -> Run:
     """A run folder, checked.
 
     Raises:
-        UsageError: a file is missing or damaged, or an edit was not measured on the unedited model's prompts and seeds.
+        UsageError: no run there.
+        EffaceError: a file is damaged, or an edit was not measured on the unedited model's prompts and seeds.
     """
     path = folder / "run.json"
     info = _object(path, _text(path), RUN)
@@ -101,7 +102,7 @@ def read_run(folder: Path) -> Run:
         _check(f"{path}: edits[{i}]", edit, {"id": str, "method": str})
     ids = [BASE, *(edit["id"] for edit in info["edits"])]
     if len(set(ids)) < len(ids):
-        raise UsageError(f"{path}: edits: expected different ids other than {BASE!r}, got {ids[1:]}; {AGAIN}")
+        raise EffaceError(f"{path}: edits: expected different ids other than {BASE!r}, got {ids[1:]}; {AGAIN}")
     pictures = folder / info.get("pictures", ".")
     rows = tuple(_rows(folder / "scores.jsonl", {info["task"]: info["protocol"]}, ids))
     there: set[str] = set()  # pictures that were looked for
@@ -118,7 +119,8 @@ def read_sweep(folder: Path) -> Sweep:
     """A sweep's folder, checked.
 
     Raises:
-        UsageError: a file is missing or damaged, or a judge's rows come from several detectors.
+        UsageError: no sweep there.
+        EffaceError: a file is damaged, or a judge's rows come from several detectors.
     """
     path = folder / "bench.json"
     info = _object(path, _text(path), SWEEP)
@@ -140,7 +142,7 @@ def read_sweep(folder: Path) -> Sweep:
     for row in rows:
         if is_rate(row["score"]) and used.setdefault(row["judge"], row["detector"]) != row["detector"]:
             got = f"{used[row['judge']]} and {row['detector']}"
-            raise UsageError(f"{path}: expected one detector for the judge {row['judge']!r}, got {got}; {AGAIN}")
+            raise EffaceError(f"{path}: expected one detector for the judge {row['judge']!r}, got {got}; {AGAIN}")
     return Sweep(folder, info, rows)
 
 
@@ -155,15 +157,15 @@ def _row(where: str, line: str, protocols: Mapping[str, str], edits: Collection[
     raw = _object(where, line, ROW)
     for key, allowed in {"edit": edits, "role": ROLES, "task": protocols}.items():
         if raw[key] not in allowed:
-            raise UsageError(f"{where}: expected {key!r} to be {_or(allowed)}, got {raw[key]!r}; {AGAIN}")
+            raise EffaceError(f"{where}: expected {key!r} to be {_or(allowed)}, got {raw[key]!r}; {AGAIN}")
     if raw["protocol"] != protocols[raw["task"]]:
         both = f"{protocols[raw['task']]!r}, got {raw['protocol']!r}"
-        raise UsageError(f"{where}: expected 'protocol' to be {both}; {AGAIN}, in an empty folder")
+        raise EffaceError(f"{where}: expected 'protocol' to be {both}; {AGAIN}, in an empty folder")
     value = raw.get("value", "nothing")
     if is_rate(raw["score"]) and value not in (0, 1, None):
-        raise UsageError(f"{where}: expected 'value' to be {_or((0, 1, None))}, got {value!r}; {AGAIN}")
+        raise EffaceError(f"{where}: expected 'value' to be {_or((0, 1, None))}, got {value!r}; {AGAIN}")
     if value is not None and (not isinstance(value, int | float) or not isfinite(value)):
-        raise UsageError(f"{where}: expected 'value' to be a finite number or None, got {value!r}; {AGAIN}")
+        raise EffaceError(f"{where}: expected 'value' to be a finite number or None, got {value!r}; {AGAIN}")
     return raw | {"seen": raw.get("seen") or "", "detector": str(raw.get("detector") or "")}
 
 
@@ -172,9 +174,9 @@ def _judged(where: str, row: Row, detectors: Mapping[str, Mapping[str, Any]]) ->
     if not is_rate(row["score"]):
         return
     if row["judge"] not in detectors:
-        raise UsageError(f"{where}: expected 'judge' to be {_or(detectors)}, got {row['judge']!r}; {AGAIN}")
+        raise EffaceError(f"{where}: expected 'judge' to be {_or(detectors)}, got {row['judge']!r}; {AGAIN}")
     if row["detector"] != (expected := detectors[row["judge"]]["id"]):
-        raise UsageError(f"{where}: expected 'detector' to be {expected!r}, got {row['detector']!r}; {AGAIN}")
+        raise EffaceError(f"{where}: expected 'detector' to be {expected!r}, got {row['detector']!r}; {AGAIN}")
 
 
 def _picture(where: str, row: Row, folder: Path) -> None:
@@ -182,7 +184,7 @@ def _picture(where: str, row: Row, folder: Path) -> None:
     image = folder / row["image"]
     drawn = row["image"] and image.resolve().is_relative_to(folder.resolve()) and image.is_file()
     if not drawn and (row["image"] or (row["value"] is not None and row["seed"] >= 0)):
-        raise UsageError(f"{where}: expected a picture in the run's store, got no file {row['image']!r}; {AGAIN}")
+        raise EffaceError(f"{where}: expected a picture in the run's store, got no file {row['image']!r}; {AGAIN}")
 
 
 def _paired(path: Path, rows: Collection[Row], ids: Iterable[str]) -> None:
@@ -192,12 +194,12 @@ def _paired(path: Path, rows: Collection[Row], ids: Iterable[str]) -> None:
     for row in plain:
         drawn[row["edit"]][tuple(row[k] for k in _SAME)] += 1
     if not drawn[BASE] and (plain or not rows):  # a protocol may have no judge, but never no number
-        raise UsageError(f"{path}: expected scores of the unedited model ({BASE!r}), got none; {AGAIN}")
+        raise EffaceError(f"{path}: expected scores of the unedited model ({BASE!r}), got none; {AGAIN}")
     for i, counts in drawn.items():
         odd = next((k for k in counts | drawn[BASE] if counts[k] != drawn[BASE][k]), None)
         if odd is not None:
             times = f"{counts[odd]} for {i!r} and {drawn[BASE][odd]} for {BASE!r}"
-            raise UsageError(
+            raise EffaceError(
                 f"{path}: expected as many {odd[5]} rows for {odd[2]!r}, seed {odd[3]}, got {times}; {AGAIN}"
             )
 
@@ -220,17 +222,17 @@ def _object(where: str | Path, text: str, types: Types) -> dict[str, Any]:
         value = from_json(text)
     except ValueError as error:
         got = f"{text[:40]!r} ({error})" if text.strip() else "nothing"
-        raise UsageError(f"{where}: expected a JSON object, got {got}; {AGAIN}") from error
+        raise EffaceError(f"{where}: expected a JSON object, got {got}; {AGAIN}") from error
     return _check(where, value, types)
 
 
 def _check(where: str | Path, value: object, types: Types) -> dict[str, Any]:
     """Refuse a `value` that is not an object with these keys and types; optional keys may be null."""
     if not isinstance(value, dict):
-        raise UsageError(f"{where}: expected a JSON object, got {value!r}; {AGAIN}")
+        raise EffaceError(f"{where}: expected a JSON object, got {value!r}; {AGAIN}")
     given = {key: kind for key, kind in MAYBE.items() if value.get(key) is not None}
     for key, kind in {**given, **types}.items():
         got = value.get(key)
         if not isinstance(got, (int, float) if kind is float else kind) or (isinstance(got, bool) and kind is not bool):
-            raise UsageError(f"{where}: expected {key!r} to be {kind.__name__}, got {got!r}; {AGAIN}")
+            raise EffaceError(f"{where}: expected {key!r} to be {kind.__name__}, got {got!r}; {AGAIN}")
     return value

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from efface.benchmarks.row import GONE
-from efface.core.errors import UsageError
+from efface.core.errors import EffaceError
 from efface.report.folder import AGAIN, Run
 from efface.report.names import role_name
 from efface.report.page import anchor, scroll, small
@@ -108,7 +108,7 @@ def _embedded(path: Path) -> tuple[str, int]:
     """A picture as a data URL, downscaled to the displayed width, and its width."""
     data = path.read_bytes()
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise UsageError(f"{path}: expected a PNG picture, got a file that starts with {data[:8]!r}; {AGAIN}")
+        raise EffaceError(f"{path}: expected a PNG picture, got a file that starts with {data[:8]!r}; {AGAIN}")
     width = int.from_bytes(data[16:20])  # by the PNG specification
     if width <= WIDEST:
         return f"data:image/png;base64,{base64.b64encode(data).decode()}", width
@@ -120,7 +120,7 @@ def _embedded(path: Path) -> tuple[str, int]:
             picture.thumbnail((WIDEST, WIDEST))
             picture.convert("RGB").save(smaller, "JPEG", quality=85)
     except OSError as error:
-        raise UsageError(f"{path}: expected a PNG picture, got a damaged one ({error}); {AGAIN}") from error
+        raise EffaceError(f"{path}: expected a PNG picture, got a damaged one ({error}); {AGAIN}") from error
     return f"data:image/jpeg;base64,{base64.b64encode(smaller.getvalue()).decode()}", width
 
 
