@@ -6,10 +6,12 @@
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
@@ -22,6 +24,8 @@ from efface.core.concept import Concept
 from efface.core.edit import Header, TextMap, load_edit
 from efface.core.errors import EffaceError
 from efface.core.lists import entries
+from efface.models import HERE
+from tests.report.made import info, save, scores
 
 TRIES = int(os.environ.get("EFFACE_FUZZ", "25"))
 fuzz = settings(
@@ -36,7 +40,10 @@ TEXT = st.text(max_size=40) | st.sampled_from(ODD)
 COMMANDS = [  # with one value each that is wrong, or of no use
     ["erase", "tiger", "--method", "{}"], ["erase", "tiger", "--ridge", "{}x"], ["erase", "tiger", "--kind", "x{}"],
     ["erase", "tiger", "--preserve", "tiger,{}"], ["erase", "tiger", "-o", "{}.txt"], ["erase", "tiger", "--seed", "x{}"],
-    ["erase", "tiger", "--model", "none/{}/none"], ["erase", "@{}"], ["generate", "a", "-n", "x{}"], ["generate", "a", "--edit", "none{}"],
+    ["erase", "tiger", "--model", "none/{}/none"],
+    ["erase", "tiger", "--device", "x{}"], ["generate", "a", "--device", "cpu:7{}"], ["generate", "a", "--device", "meta"],
+    ["generate", "a", "--device", "hpu"], ["show", "."], ["bench", "-o", "edit.safetensors/{}"],
+    ["erase", "@{}"], ["generate", "a", "-n", "x{}"], ["generate", "a", "--edit", "none{}"],
     ["generate", "a", "-o", "{}.txt"], ["generate", "a", "--guidance", "nan{}"], ["show", "none{}"], ["show", "{}"], ["runs", "none{}"],
     ["runs", "none://{}"], ["report", "none{}"], ["report", ".", "-o", "{}.csv"], ["compare", "none{}", "none"], ["evaluate", "none{}"],
     ["evaluate", "edit.safetensors", "--size", "x{}"], ["bake", "none{}", "-o", "o"], ["bake", "edit.safetensors", "-o", "{}.safetensors"],
@@ -156,24 +163,76 @@ def test_a_header_of_anything_ends_in_a_sentence(folder: Path, header: object, k
     assert "odd.safetensors" in refused(load_edit, folder / "odd.safetensors")
 
 
+WRITTEN = st.sampled_from(
+    [b"", b"[" * 5000, b"5", b"{}", b'{"cell": {}}', b'{"picture": 5}', b'{"format": 2}', b"\x89PNG\r\n\x1a\n"]
+)
+DAMAGE = st.tuples(FLIPS, LENGTHS).map(lambda how: lambda data: changed(data, *how)) | (
+    WRITTEN | JSON.map(lambda value: json.dumps(value).encode())
+).map(lambda data: lambda _: data)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a file of each kind."""
+    where = tmp_path_factory.mktemp("whole") / "store"
+    store, cell = Store(where), {"model": "m", "edit": "", "seed": 1}
+    store.put_picture(cell, np.zeros((8, 8, 3), np.uint8))
+    store.put_error({**cell, "seed": 2}, "RuntimeError: no")
+    store.put_scores("d", [{"picture": "a", "top": []}, {"picture": "b", "error": "no"}])
+    store.put_features("t", {"a": np.zeros(3)})
+    save_file({"left": torch.zeros(3)}, where.parent / "e.safetensors")
+    store.put_edit("a" * 32, where.parent / "e.safetensors")
+    (where / "claims").mkdir()
+    (where / "claims" / f"{'b' * 32}.json").write_text(json.dumps({"host": "elsewhere", "pid": 1, "at": 4e9}))
+    return where
+
+
 @fuzz
-@given(cuts=FLIPS, length=LENGTHS, which=st.integers(0, 2), mark=st.binary(max_size=30) | st.just(b'{"format": 1}'))
+@given(damage=DAMAGE, which=st.integers(0, 6))
 def test_a_damaged_store_ends_in_a_sentence_and_is_repaired(
-    folder: Path, cuts: list[tuple[int, int]], length: int, which: int, mark: bytes
+    folder: Path, stored: Path, damage: Callable[[bytes], bytes], which: int
 ) -> None:
-    where = folder / "store"
-    (where / MARK).unlink(missing_ok=True)
-    (where / MARK).parent.mkdir(exist_ok=True)
-    (where / MARK).write_bytes(b'{"format": 1}')
-    store = Store(where)
-    store.put_scores("d", [{"picture": "a", "top": []}, {"picture": "b", "top": []}])
-    store.put_error({"model": "m", "edit": "", "seed": 1}, "RuntimeError: no")
-    files = sorted(p for p in where.rglob("*") if p.is_file() and p.name != MARK)
-    path = files[which % len(files)]
-    path.write_bytes(changed(path.read_bytes(), cuts, length))
-    (where / MARK).write_bytes(mark)
-    for command in (["--verify"], ["--repair"], ["--retry", "--compact"], []):
-        assert ends("runs", "store", *command)[0] in (0, 1, 2)
+    shutil.rmtree("store", ignore_errors=True)
+    shutil.copytree(stored, "store")
+    path = sorted(p for p in (folder / "store").rglob("*") if p.is_file())[which]
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    found, said = ends("runs", "store", "--verify")
+    for command in (["--remove", ""], ["--retry"], []):
+        ends("runs", "store", *command)
+    if path.name == MARK and b'"format": 2' in path.read_bytes():
+        assert "upgrade" in said
+        return
+    assert (found == 1) == (path.name in said or MARK in said)
+    for command in (["--repair"], ["--verify"], ["--compact", "--retry"]):
+        assert ends("runs", "store", *command)[0] == 0
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small run."""
+    return save(tmp_path_factory.mktemp("run") / "run", info(), scores())
+
+
+@fuzz
+@given(damage=DAMAGE, name=st.sampled_from(["run.json", "scores.jsonl"]))
+def test_a_damaged_run_ends_in_a_sentence(
+    folder: Path, measured: Path, damage: Callable[[bytes], bytes], name: str
+) -> None:
+    shutil.rmtree("run", ignore_errors=True)
+    shutil.copytree(measured, "run")
+    (folder / "run" / name).write_bytes(damage((measured / name).read_bytes()))
+    code, said = ends("report", "run", "-o", "page.html")
+    assert code == 0 or "run/" in said
+
+
+@fuzz
+@given(damage=DAMAGE)
+def test_a_damaged_index_of_a_model_ends_in_a_sentence(folder: Path, damage: Callable[[bytes], bytes]) -> None:
+    (folder / "model").mkdir(exist_ok=True)
+    whole = (HERE / "moji" / "model_index.json").read_bytes()
+    (folder / "model" / "model_index.json").write_bytes(damage(whole))
+    assert ends("erase", "tiger", "--model", "model")[0] in (1, 2)
 
 
 HEADS = ["", "name,to\n", "name\tto\n", "kind,concept\n"]

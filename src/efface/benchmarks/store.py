@@ -88,7 +88,7 @@ class Store:
                 raise UsageError(f"store: {where} holds files but no {MARK}; give a new folder, or a store") from None
             self._write(MARK, json.dumps({"format": FORMAT}).encode())
             return
-        except (IsADirectoryError, PermissionError) as error:
+        except (OSError, ValueError) as error:  # a folder, no permission, a path with a null character
             raise EffaceError(f"store: {where}/{MARK} cannot be read ({error}); give another store") from error
         try:
             mark = from_json(data)
