@@ -110,6 +110,26 @@ class Found:
     seconds: float
 
 
+class Elite:
+    """The best attempt so far for each prompt, by an error that the search compares them by."""
+
+    def __init__(self) -> None:
+        """None so far."""
+        self.attempts: list[Attempt] = []
+        self.errors: list[float] = []
+
+    def improve(self, errors: Float[Tensor, "p"], attempts: Sequence[Attempt]) -> bool:
+        """Take over the attempts with a smaller error; whether there is one."""
+        given = [(e if e == e else float("inf")) for e in errors.tolist()]  # noqa: PLR0124, NaN is no error
+        if not self.attempts:
+            self.attempts, self.errors = list(attempts), given
+            return True
+        better = [i for i, (new, old) in enumerate(zip(given, self.errors, strict=True)) if new < old]
+        for i in better:
+            self.attempts[i], self.errors[i] = attempts[i], given[i]
+        return bool(better)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
     """Hyper-parameters of an attack. `find(model, goal, calls)` returns what it found within `calls` of the denoiser for each prompt.
