@@ -32,6 +32,7 @@ from efface.core.lists import Entry, entries, listed, quoted
 from efface.core.log import Log
 
 if TYPE_CHECKING:  # these import torch, which takes seconds: lists and wrong arguments are answered without it
+    from efface.benchmarks.attack import AttackPlan
     from efface.benchmarks.spec import Benchmark
     from efface.core.denoiser import Denoiser
     from efface.core.edit import Edit, Header
@@ -535,6 +536,25 @@ class Measured:
         }
 
     @property
+    def attacked(self) -> dict[str, list[Any]]:
+        """By attack, the share of pictures that show the concept again: of each edit, then of the unedited model."""
+        from efface.metrics.rates import found
+
+        rows = [row for row in self.rows if row["attack"]]
+        return {
+            name: [
+                found([r for r in rows if r["attack"] == name], "top1", edit=label) for label in (*self.labels, "base")
+            ]
+            for name in dict.fromkeys(row["attack"] for row in rows)
+        }
+
+    @property
+    def inapplicable(self) -> list[tuple[str, str, str]]:
+        """Edits and attacks that could not be tried on them, with the reason."""
+        said = json.loads((self.page.parent / "run.json").read_text())["attacks"].get("not applicable", {})
+        return [(label, name, why) for label in self.labels for name, why in said.get(label, {}).items()]
+
+    @property
     def failures(self) -> int:
         """Pictures that could not be made or judged."""
         return len({(row["edit"], row["cell"]) for row in self.rows if row["value"] is None})
@@ -545,6 +565,8 @@ def evaluate(
     *,
     output: Path = Path("evaluation"),
     size: str = "quick",
+    attacks: str = "",
+    attack_size: str = "quick",
     keys: Sequence[Path] = (),
     model: str = MOJI,
     device: str = "cpu",
@@ -560,6 +582,8 @@ def evaluate(
     Args:
         paths: files of the edits.
         output: folder of the run.
+        attacks: names from `efface attacks`, separated by commas; "" tries none, at the size full those that need no search.
+        attack_size: budget of each attack: smoke, quick or paper.
         size: size of Moji's benchmark.
         keys: files of keys; each adds the unlocked edit.
         model: a model for `load`.
@@ -586,6 +610,9 @@ def evaluate(
         read_header(path)
     writable_folder(output)
     declared = benchmark(size=size)
+    attacks = attacks or ATTACKS * (size == "full")
+    if attacks:
+        _tried(attacks)
     from efface.benchmarks import run
     from efface.report.html import write_report
 
@@ -601,9 +628,76 @@ def evaluate(
         edit.require(base, any_base)
     rows = run.evaluate(
         base, made, _task(erased, size), declared, output, model=model, any_base=any_base, log=log, commands=commands,
-        files={p.stem: str(p) for p in paths},
+        attack_plan=_attack_plan(attacks, attack_size), files={p.stem: str(p) for p in paths},
     )  # fmt: skip
     return Measured(write_report(output), rows, list(made), str(output / "store"))
+
+
+ATTACKS = "baselines,rece-rows,inverse"  # those that cost no search, which the full size tries
+
+
+def _tried(text: str) -> list[str]:
+    """Names of attacks from a list, checked without importing torch.
+
+    Raises:
+        UsageError: no such attack, or none.
+    """
+    from efface.attacks import settings as known
+
+    chosen = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not chosen:
+        raise UsageError("attacks: nothing given; name at least one, see `efface attacks`")
+    for name in chosen:
+        known(name)
+    return chosen
+
+
+def _attack_plan(text: str, size: str) -> "AttackPlan | None":
+    from efface.benchmarks.attack import AttackPlan
+
+    return AttackPlan(tuple(_tried(text)), size) if text else None
+
+
+@dataclass(frozen=True)
+class AttackInfo:
+    """An attack's declarations."""
+
+    name: str
+    what: str  # one line
+    access: str  # what the attacker has or does
+    cost: str  # of its docstring
+    paper: str  # its docstring: paper, idea, names, what differs, cost
+    presets: Mapping[str, Mapping[str, Any]]
+    parameters: "tuple[Parameter, ...]"
+
+
+def attacks() -> list[AttackInfo]:
+    """All attacks."""
+    from efface.attacks import TABLE
+
+    return [attack(name) for name in TABLE]
+
+
+def attack(name: str) -> AttackInfo:
+    """An attack or a preset; a preset's values are the defaults of its parameters.
+
+    Raises:
+        UsageError: no such attack.
+    """
+    from efface.attacks import TABLE, declarations
+    from efface.attacks import settings as known
+    from efface.core.declared import docstring, value
+    from efface.core.params import choices, fields
+
+    own, preset = known(name)
+    declared, text = declarations(own), docstring(TABLE[own].partition(":")[0])
+    return AttackInfo(
+        name, (declared.__doc__ or "").removesuffix("."), value("efface.attacks.base", "ACCESS")[declared.access],
+        " ".join(text.partition("\nCost:")[2].split()).removesuffix("."), text,
+        {f"{own}-{p}": values for p, values in declared.presets.items()},
+        tuple(Parameter(f.name, preset.get(f.name, f.default), f.metadata["help"], choices(f)) for f in fields(declared)
+              if "help" in f.metadata),
+    )  # fmt: skip
 
 
 def _erased(headers: "Mapping[str, Header]") -> tuple[Concept, ...]:
@@ -684,6 +778,8 @@ class Sweep:
     prompts: int | None = None
     tasks: int | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
+    attacks: str = ""
+    attack_size: str = "quick"
     device: str = "cpu"
     dtype: str = "float32"
     variant: str | None = None
@@ -713,6 +809,8 @@ def sweep(
     judges: Sequence[str] = (),
     measures: str | None = None,
     model: str = "",
+    attacks: str = "",
+    attack_size: str = "quick",
     device: str = "cpu",
     dtype: str = "float32",
     variant: str | None = None,
@@ -734,6 +832,8 @@ def sweep(
         judges: other detectors, as NAME=DETECTOR.
         measures: measures instead of the benchmark's, a list; "" is none.
         model: a model for `load`; "" is the benchmark's own.
+        attacks: names from `efface attacks`, separated by commas, tried on every edit; "" tries none.
+        attack_size: budget of each attack: smoke, quick or paper.
         device: a torch device.
         dtype: as `load`.
         variant: as `load`.
@@ -756,10 +856,13 @@ def sweep(
     declared = _benchmark(benchmark, concepts, size, _pairs("--judge", judges), measures)
     prompt_files = {name: located(path) for name, path in _pairs("--file", files).items()}
     resolve(model or declared.model)
+    if attacks:
+        _tried(attacks)
     writable_folder(output)
     return Sweep(
         chosen, declared, output, store or str(output / "store"), model or declared.model, seeds=_seeds(seeds),
         size=size if benchmark == MOJI else "", retry=retry, prompts=prompts, tasks=tasks, files=prompt_files, device=device,
+        attacks=attacks, attack_size=attack_size,
         dtype=dtype, variant=variant,
     )  # fmt: skip
 
@@ -787,6 +890,7 @@ def bench(sweep: Sweep, *, commands: Sequence[str] = (), log: Log | None = None)
         load(sweep.model, sweep.device, sweep.dtype, sweep.variant, log), sweep.methods, sweep.benchmark, sweep.output, store=store,
         seeds=sweep.seeds,
         model=sweep.model, size=sweep.size, files=sweep.files, prompts=sweep.prompts, tasks=sweep.tasks, log=log, commands=commands,
+        attack_plan=_attack_plan(sweep.attacks, sweep.attack_size),
     )  # fmt: skip
     labels = list(dict.fromkeys(row["edit"] for row in rows if row["edit"] != "base"))
     return Measured(write_report(sweep.output), rows, labels, sweep.store)

@@ -38,6 +38,12 @@ Size = Annotated[
     str, typer.Option(help="size of Moji's benchmark: smoke (a minute), demo, quick (five minutes) or full")
 ]
 Keys = Annotated[list[Path] | None, typer.Option(help="file of a key, which brings back the concepts its edit hides")]
+AttackSize = Annotated[
+    str,
+    typer.Option(
+        help="budget of each attack: smoke (600 calls of the denoiser a prompt), quick (4,000) or paper (60,000)"
+    ),
+]
 Strength = Annotated[float, typer.Option(help="strength of the edit: 0 is the unedited model, 1 the fitted edit")]
 AnyBase = Annotated[bool, typer.Option("--any-base", help="apply an edit even if it was made for another model")]
 
@@ -132,6 +138,11 @@ def evaluate(
         "evaluation"
     ),
     size: Size = "quick",
+    attacks: Annotated[
+        str,
+        typer.Option(help="attacks to try, separated by commas; default: none, at size full three without a search"),
+    ] = "",
+    attack_size: AttackSize = "quick",
     key: Keys = None,
     model: Model = "moji",
     device: Device = "cpu",
@@ -142,11 +153,60 @@ def evaluate(
     """Measure edits on Moji; write a report. It compares each edit with the unedited model: erased, preserved, robustness."""
     with _progress() as log:
         measured = api.evaluate(
-            edit, output=output, size=size, keys=key or [], model=model, device=device, dtype=dtype,
-            variant=variant or None, any_base=any_base, commands=[api.command(*sys.argv[1:])], log=log,
+            edit, output=output, size=size, attacks=attacks, attack_size=attack_size, keys=key or [], model=model,
+            device=device, dtype=dtype, variant=variant or None, any_base=any_base,
+            commands=[api.command(*sys.argv[1:])], log=log,
         )  # fmt: skip
     _scores(measured)
     out.print(f"{measured.page}: open it in a browser. {output}/scores.jsonl holds every row.")
+
+
+@app.command()
+def attack(
+    edit: Annotated[list[Path], typer.Argument(help="files of edits that erase the same concepts")],
+    tried: Annotated[
+        str, typer.Option("--with", help="attacks to try, separated by commas; see `efface attacks`")
+    ] = "baselines,unlearndiffatk,soft,rece-rows,inverse",
+    size: AttackSize = "quick",
+    output: Annotated[Path, typer.Option("-o", "--output", help="folder for pictures, scores and the report")] = Path(
+        "attack"
+    ),
+    key: Keys = None,
+    model: Model = "moji",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    variant: Variant = "",
+    any_base: AnyBase = False,
+) -> None:
+    """Attack edits: search for what brings the concept back, judge it at other seeds, write a report. If interrupted, run it again."""
+    with _progress() as log:
+        measured = api.evaluate(
+            edit, output=output, size="smoke", attacks=tried, attack_size=size, keys=key or [], model=model,
+            device=device, dtype=dtype, variant=variant or None, any_base=any_base,
+            commands=[api.command(*sys.argv[1:])], log=log,
+        )  # fmt: skip
+    table = Table("", *measured.labels, "unedited", box=None)
+    for name, rates in measured.attacked.items():
+        table.add_row(name, *(str(rate) if rate.n else "not tried" for rate in rates))
+    out.print("Pictures that show the concept again, by the best attempt of each attack within its budget:")
+    out.print(table)
+    for label, name, reason in measured.inapplicable:
+        out.print(f"{name} was not tried on {label}: it {reason}.")
+    out.print(f"{measured.page}: open it in a browser. {output}/scores.jsonl holds every row.")
+
+
+@app.command(name="attacks")
+def list_attacks(name: Annotated[str | None, typer.Argument(help="attack or preset")] = None) -> None:
+    """List the attacks, or the hyper-parameters and presets of one."""
+    if name is None:
+        listed = api.attacks()
+        width, what = max(len(a.name) for a in listed), max(len(a.what) for a in listed)
+        for a in listed:
+            out.print(f"{a.name:{width}}  {a.what:{what}}  {a.access}")
+        out.print("\nLast column: what the attacker has or does. Presets have names too, such as soft-linf.")
+        _next("attacks", "unlearndiffatk")
+        return
+    _declared(api.attack(name), f"set as --with {name}:NAME=VALUE")
 
 
 @app.command()
@@ -177,12 +237,17 @@ def methods(name: Annotated[str | None, typer.Argument(help="method or preset")]
         _next("methods", "esd")
         return
     m = api.method(name)
+    _declared(m, "a flag of `efface erase`", {"Edit": " or ".join(m.makes), "Needs": "; ".join(m.needs) or "nothing"})
+
+
+def _declared(m: "api.Method | api.AttackInfo", how: str, more: dict[str, str] | None = None) -> None:
+    """Print a method's or an attack's paper, hyper-parameters and presets."""
     _paper(m.paper)
-    _wrap(f"{'Edit:':9}{' or '.join(m.makes)}", 9)
-    _wrap(f"{'Needs:':9}{'; '.join(m.needs) or 'nothing'}", 9)
-    out.print("\nHyper-parameters, each a flag of `efface erase`, and their defaults:\n")
+    for name, text in (more or {}).items():
+        _wrap(f"{f'{name}:':9}{text}", 9)
+    out.print(f"\nHyper-parameters, each {how}, and their defaults:\n")
     for p in m.parameters:
-        _wrap(f"  {p.flag} {_value(p.default)}", 4)
+        _wrap(f"  {p.flag if more else p.name} {_value(p.default)}", 4)
         choices = f" ({', '.join(map(str, p.choices))})" if p.choices else ""
         _wrap(f"      {p.meaning}{choices}", 6)
     if not m.parameters:
@@ -321,6 +386,8 @@ def bench(
         str | None,
         typer.Option(help="measures instead of the benchmark's, such as perceptual,clip:MODEL; empty: none"),
     ] = None,
+    attacks: Annotated[str, typer.Option(help="attacks to try on every edit, separated by commas; default: none")] = "",
+    attack_size: AttackSize = "quick",
     model: Annotated[
         str, typer.Option(help="moji, a diffusers folder, or a Hub id; default: the benchmark's own")
     ] = "",
@@ -332,6 +399,7 @@ def bench(
     sweep = api.sweep(
         methods, benchmark=benchmark, concepts=concepts, size=size, output=output, store=store, retry=retry, seeds=seeds,
         prompts=prompts, tasks=tasks, files=file or [], judges=judge or [], measures=measures, model=model, device=device,
+        attacks=attacks, attack_size=attack_size,
         dtype=dtype, variant=variant or None,
     )  # fmt: skip
     out.print(sweep.cost)

@@ -1,5 +1,6 @@
 """The engine: each cell once, the same bits however often it was interrupted, and a failure that never counts as absence."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -332,8 +333,9 @@ def test_killed_processes_and_two_at_once_agree_with_one(
         while not (tmp_path / "ready").exists():
             assert one.is_alive()
             time.sleep(0.005)
-        time.sleep(moments.uniform(0.02, 0.5))
-        os.kill(one.pid, signal.SIGKILL)
+        time.sleep(moments.uniform(0.01, 0.2))
+        with contextlib.suppress(ProcessLookupError):  # a quick machine may have finished
+            os.kill(one.pid, signal.SIGKILL)
         one.join()
         (tmp_path / "ready").unlink()
         assert set(contents(tmp_path / "s").items()) <= set(whole.items()) if (tmp_path / "s").exists() else True

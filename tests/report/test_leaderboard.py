@@ -9,7 +9,7 @@ import pytest
 from made import DETECTORS, Page, info, line, save, scores, sweep, table, write_rows
 
 import efface.report.published as papers
-from efface.core.errors import EffaceError, UsageError
+from efface.core.errors import EffaceError
 from efface.report.compare import write_comparison
 from efface.report.folder import read_sweep
 from efface.report.html import write_report
@@ -248,7 +248,7 @@ def test_write_report_of_a_sweep_writes_its_tasks_reports(folder):
 
 def test_a_folder_without_a_sweep_is_one_sentence(tmp_path):
     with pytest.raises(
-        UsageError, match=r"bench\.json: expected a readable UTF-8 file, got nothing there; give a folder"
+        EffaceError, match=r"bench\.json: expected a readable UTF-8 file, got nothing there; give a folder"
     ):
         write_leaderboard(tmp_path)
 
@@ -258,7 +258,7 @@ def test_a_sweep_with_two_detectors_for_a_judge_is_refused(folder):
     rows[-1]["detector"] = "other"
     write_rows(folder, rows)
     with pytest.raises(
-        UsageError, match=r"expected one detector for the judge 'concept', got moji-concept-1 and other"
+        EffaceError, match=r"expected one detector for the judge 'concept', got moji-concept-1 and other"
     ):
         read_sweep(folder)
 
@@ -315,7 +315,7 @@ def test_other_detectors_other_tasks_and_too_few_are_not_compared(tmp_path):
     cards = DETECTORS | {"concept": {"name": "x", "id": "x"}}
     two = save(tmp_path / "two", info() | {"detectors": cards}, [r | {"detector": "x"} for r in scores()])
     with pytest.raises(
-        UsageError, match=r"judge 'concept': expected one detector, got moji-concept-1 in one and x in two"
+        EffaceError, match=r"judge 'concept': expected one detector, got moji-concept-1 in one and x in two"
     ):
         write_comparison([one, two], tmp_path / "both.html")
     lion = save(tmp_path / "lion", info() | {"task": "lion"}, [r | {"task": "lion"} for r in scores()])

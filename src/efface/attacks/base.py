@@ -179,7 +179,7 @@ class Attack(ABC):
         goal.draw_targets()  # once for all attacks, and not counted
         tick = (log or Log()).stage(who, calls * n)
         found: dict[str, dict[int, tuple[Attempt, ...]]] = {}
-        rng, best, spent = Generator().manual_seed(self.seed), {}, 0
+        rng, best, needed, spent = Generator().manual_seed(self.seed), {}, {}, 0
         at = marks(calls)
         with torch.random.fork_rng(), Meter([model, goal.base], calls * n) as meter:
             torch.manual_seed(self.seed)
@@ -189,7 +189,7 @@ class Attack(ABC):
                     for mark in at:  # what was best when the mark was passed
                         if label in best and mark * n < used:
                             found[label].setdefault(mark, best[label])
-                    best[label] = tuple(attempts)
+                    best[label], needed[label] = tuple(attempts), used
                     if not used:
                         found[label] = {0: best[label]}
                     found.setdefault(label, {})
@@ -197,9 +197,10 @@ class Attack(ABC):
                     spent = used
             except BudgetSpent:
                 pass
+        tick(calls * n - spent)
         for label, attempts in best.items():
             if found[label].get(0) is not attempts:
-                found[label][calls] = attempts
+                found[label][next(mark for mark in at if mark * n >= needed[label])] = attempts
         return Found(found, meter.calls, meter.texts, meter.pictures, round(meter.seconds, 1))
 
     @abstractmethod

@@ -7,6 +7,7 @@ Role = Literal["erase", "synonym", "implicit", "neighbour", "distant", "companio
 ROLES: tuple[Role, ...] = get_args(Role)
 GONE: tuple[Role, ...] = ("erase", "synonym", "implicit")  # asked for what was erased; the others shall stay
 BASE = "base"  # the label of the unedited model
+NONE = "no attack"  # in a row's `attack`: the prompt alone, at the seeds of the attacks
 # A picture at a smaller perceptual distance from the unedited one did not change. On Moji, noise of up to 4 of 255 in each value is at
 # 0.002 to 0.004, another seed of the same prompt at 0.07 and more.
 UNCHANGED = 0.005

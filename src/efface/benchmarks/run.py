@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from efface.benchmarks.attack import AttackPlan, attack
 from efface.benchmarks.draw import BatchTooLarge, draw
 from efface.benchmarks.fit import fit_all, load_fit
 from efface.benchmarks.judge import judge, open_detector
@@ -35,6 +36,7 @@ def evaluate(
     model: str = "",
     any_base: bool = False,
     seeds: Mapping[str, int] | None = None,
+    attack_plan: AttackPlan | None = None,
     files: Mapping[str, str] | None = None,
     commands: Sequence[str] = (),
     log: Log | None = None,
@@ -51,6 +53,7 @@ def evaluate(
         model: what the user calls the unedited model; its fingerprint if not given.
         any_base: apply edits that were made for other weights all the same.
         seeds: the edits' training seeds, 0 where not given.
+        attack_plan: the attacks on every model; None tries none.
         files: the edits' file names.
         commands: that repeat this run.
         log: where progress goes.
@@ -70,6 +73,12 @@ def evaluate(
     planned = _drawn(base, edits, task, benchmark, store, log, seeds=seeds, any_base=any_base)
     rows = judge(store, planned, {key: (benchmark.judges[key], one) for key, one in detectors.items()})
     rows += measured(store, benchmark.measures, planned)
+    attacked = {}
+    if attack_plan:
+        tried, attacked = attack(
+            base, edits, task, benchmark, planned, attack_plan, store, detectors, log, any_base=any_base
+        )
+        rows += tried
     _write_rows(folder / "scores.jsonl", rows)
     if not store.local:  # a report reads files
         for image in {row["image"] for row in rows if row["image"]}:
@@ -77,7 +86,9 @@ def evaluate(
     record = run_record(
         base, edits, task, benchmark, planned, store, folder, model=model, detectors=detectors, files=files or {}, commands=commands,
     )  # fmt: skip
-    _write_json(folder / "run.json", {**record, "seconds": round(time.perf_counter() - started, 1)})
+    _write_json(
+        folder / "run.json", {**record, "attacks": attacked, "seconds": round(time.perf_counter() - started, 1)}
+    )
     return rows
 
 
@@ -109,6 +120,7 @@ def bench(
     files: Mapping[str, Path] | None = None,
     prompts: int | None = None,
     tasks: int | None = None,
+    attack_plan: AttackPlan | None = None,
     commands: Sequence[str] = (),
     log: Log | None = None,
 ) -> list[Row]:
@@ -126,6 +138,7 @@ def bench(
         files: third-party prompts, by the benchmark's names for them.
         prompts: at most so many cells of each role and concept.
         tasks: at most so many tasks.
+        attack_plan: the attacks on every model; None tries none.
         commands: that repeat this sweep.
         log: where progress goes.
     """
@@ -140,7 +153,7 @@ def bench(
         edits = {label: load_fit(fit, base, store) for label, fit in own.items()}
         rows += evaluate(
             base, edits, task, benchmark, folder / task.name, model=model, seeds={k: f.seed for k, f in own.items()}, store=store, log=log,
-            commands=commands, files={k: f"{f.name(base)}.safetensors" for k, f in own.items()},
+            attack_plan=attack_plan, commands=commands, files={k: f"{f.name(base)}.safetensors" for k, f in own.items()},
         )  # fmt: skip
         detectors |= json.loads((folder / task.name / "run.json").read_text())["detectors"]
         records.append(task_record(task, benchmark, own, edits))

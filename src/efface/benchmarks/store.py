@@ -10,6 +10,8 @@ Claims only save work. Two processes that compute one cell all the same write th
     scores/DETECTOR/1234….jsonl  what a detector saw, a line a picture; `compact` joins the files
     features/TRUNK/1234….safetensors  what a network made of pictures, a vector each
     edits/ab/abcd….safetensors   fitted edits, by their recipe
+    attempts/ab/abcd….safetensors  what attacks found, by its fingerprint
+    searches/ab/abcd….json       which attempts a search found, and what it cost
     claims/abcd….json            who is at work on what
 """
 
@@ -43,7 +45,8 @@ MARK = "efface-store.json"
 KEY = "efface"  # the text entry of a PNG that holds its recipe
 
 ENDS = {
-    "pictures": ".png", "errors": ".json", "claims": ".json", "scores": ".jsonl", "edits": ".safetensors", "features": ".safetensors",
+    "pictures": ".png", "errors": ".json", "claims": ".json", "searches": ".json", "scores": ".jsonl", "edits": ".safetensors",
+    "attempts": ".safetensors", "features": ".safetensors",
 }  # fmt: skip
 
 Recipe = Mapping[str, Any]
@@ -237,13 +240,51 @@ class Store:
     @contextlib.contextmanager
     def edit_file(self, name: str) -> Iterator[Path]:
         """An edit's file, on the local disk while the block runs."""
-        path = self._path(f"edits/{name[:2]}/{name}.safetensors")
+        with self._local(f"edits/{name[:2]}/{name}.safetensors") as path:
+            yield path
+
+    # -- attacks ---------------------------------------------------------------------------------------------------
+
+    def put_attempt(self, fingerprint: str, file: Path) -> None:
+        """Keep an attempt's file."""
+        self._write(f"attempts/{fingerprint[:2]}/{fingerprint}.safetensors", file.read_bytes())
+
+    @contextlib.contextmanager
+    def attempt_file(self, fingerprint: str) -> Iterator[Path]:
+        """An attempt's file, on the local disk while the block runs."""
+        with self._local(f"attempts/{fingerprint[:2]}/{fingerprint}.safetensors") as path:
+            yield path
+
+    def put_search(self, name: str, found: Mapping[str, Any]) -> None:
+        """Keep which attempts a search found: its `recipe`, their fingerprints as `attempts`, and its cost."""
+        self._write(f"searches/{name[:2]}/{name}.json", json.dumps(found, sort_keys=True).encode())
+
+    def search(self, name: str) -> dict[str, Any] | None:
+        """What a search found; None if it has not ended.
+
+        Raises:
+            EffaceError: the record of it is damaged.
+        """
+        path = f"searches/{name[:2]}/{name}.json"
+        try:
+            data = self.fs.cat_file(self._path(path))
+        except FileNotFoundError:
+            return None
+        if wrong := _wrong("searches", path, data):
+            raise EffaceError(f"{self.where}/{path}: damaged ({wrong}); `efface runs {self.where} --repair` removes it, "
+                              "then run the same command again")  # fmt: skip
+        return json.loads(data)
+
+    @contextlib.contextmanager
+    def _local(self, inside: str) -> Iterator[Path]:
+        """A file of the store, on the local disk while the block runs."""
+        path = Path(self._path(inside))
         if self.local:
-            yield Path(path)
+            yield path
             return
         with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / f"{name}.safetensors"
-            copy.write_bytes(self.fs.cat_file(path))
+            copy = Path(folder) / path.name
+            copy.write_bytes(self.fs.cat_file(str(path)))
             yield copy
 
     # -- claims ----------------------------------------------------------------------------------------------------
@@ -299,12 +340,12 @@ class Store:
         return Counter(
             {
                 kind: sum(self.fs.size(p) for p in self._files(kind))
-                for kind in ("pictures", "scores", "features", "edits")
+                for kind in ("pictures", "scores", "features", "edits", "attempts")
             }
         )
 
     def damage(self) -> dict[str, str]:
-        """What is wrong with each damaged file of the store, by its path: pictures, errors, scores, features, edits and claims."""
+        """What is wrong with each damaged file of the store, by its path: by kind as in ENDS."""
         found = {}
         for kind in ENDS:
             for path in self._files(kind):
@@ -419,6 +460,10 @@ def _wrong(kind: str, path: str, data: bytes) -> str:
         elif kind == "claims":
             if not isinstance(from_json(data), dict):
                 return "it is no claim"
+        elif kind == "searches":
+            found = from_json(data)
+            if not isinstance(found, dict) or name_of(found.get("recipe") or {}) != name:
+                return "it is another search's"
         else:
             deserialize(data)
     except (ValueError, OSError, SyntaxError, SafetensorError) as error:

@@ -1,14 +1,17 @@
 """Success rates of attacks, and success against the number of denoiser calls. A row of an attack is one prompt and seed."""
 
+from collections.abc import Sequence
 from html import escape
 
+from efface.attacks import TABLE
+from efface.benchmarks.row import BASE, NONE
 from efface.metrics.rates import Rate, found
 from efface.report.folder import Run
 from efface.report.grids import attacked
 from efface.report.names import NO_ATTACK
 from efface.report.page import note, rate_cell, table
 from efface.report.plots import Point, line_chart
-from efface.report.scores import Row, Scores
+from efface.report.scores import Row, Scores, is_rate
 
 
 def success(rows: list[Row]) -> Rate:
@@ -18,7 +21,7 @@ def success(rows: list[Row]) -> Rate:
 
 def strongest(scores: Scores, model: str) -> tuple[str, Rate] | None:
     """The attack that succeeds most often on a model, None if none was run or judged."""
-    tried = {name: success(rows) for name, rows in scores.attacks(model).items()}
+    tried = {name: success(rows) for name, rows in scores.attacks(model).items() if not name.startswith(NONE)}
     return max(((k, r) for k, r in tried.items() if r.n), key=lambda pair: pair[1].value, default=None)
 
 
@@ -31,6 +34,34 @@ def success_by_calls(rows: list[Row]) -> list[Point]:
     return [(float(b), sum(r["value"] == 1 and r["calls"] <= b for r in judged) / len(judged)) for b in steps]
 
 
+def _limits(run: Run, names: Sequence[str]) -> str:
+    """The budget, the detector's false alarms, and what was not tried and why."""
+    about, said = run.info.get("attacks") or {}, []
+    if "calls" in about:
+        said.append(
+            f"Budget: {about['calls']:,} calls of the denoiser for each prompt and attack; a gradient counts as three."
+        )
+    erased = {row["concept"] for row in run.rows if row["attack"]}
+    others = [
+        row for row in run.rows
+        if row["edit"] == BASE and row["role"] in ("neighbour", "distant") and is_rate(row["score"]) and row["value"] is not None
+    ]  # fmt: skip
+    if others := list({row["cell"] or row["image"]: row for row in others}.values()):
+        alarms = sum(row["seen"] in erased for row in others)
+        said.append(
+            f"False alarms: the detector sees it in {alarms} of {len(others)} of the unedited model's pictures of other things."
+        )
+    for label, reasons in (about.get("not applicable") or {}).items():
+        said += [
+            f"{name} was not tried on {run.names.get(label, label)}: it {why}."
+            for name, why in reasons.items()
+            if label != BASE
+        ]
+    if left := [name for name in TABLE if not any(one.startswith(name) for one in names)]:
+        said.append(f"Not tried: {', '.join(left)}.")
+    return "".join(note(escape(one)) for one in said)
+
+
 def section(run: Run) -> str:
     """Every attack's success, and success against budget."""
     tried = {i: run.scores.attacks(i) for i in run.names}
@@ -41,8 +72,14 @@ def section(run: Run) -> str:
         (escape(run.names[i]), [rate_cell(success(each.get(name, [])), "#attacked") for name in names])
         for i, each in tried.items()
     ]
-    explanation = "Share of attacked prompts whose picture shows it again: lower is better for the edit. Small: Wilson 95&nbsp;% interval."
-    parts = [f'<h2 id="attacks">Attacks</h2>{table("Attacks", ["Model", *names], rows)}{note(explanation)}']
+    explanation = (
+        "Share of pictures that show it again, by the best attempt within the budget: lower is better for the edit. An attack that fails "
+        "on the unedited model says nothing. Small: Wilson 95&nbsp;% interval."
+    )
+    parts = [
+        f'<h2 id="attacks">Attacks</h2>{table("Attacks", ["Model", *names], rows)}{note(explanation)}',
+        _limits(run, names),
+    ]
     curves = {
         f"{run.names[i]}, {name}": success_by_calls(rows) for i, each in tried.items() for name, rows in each.items()
     }

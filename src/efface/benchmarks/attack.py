@@ -1,0 +1,279 @@
+"""Attacks in a run: searches for what brings an erased concept back, draws what was found at seeds the search did not see, judges it.
+
+A search is kept in the store under a hash of all that it depends on, with its attempts, so that an interrupted run goes on where it
+stopped. The unedited model is attacked as well: an attack that fails there says nothing about an edit.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from efface import __version__
+from efface.attacks import make
+from efface.attacks.base import SIZES, Attack, Goal
+from efface.benchmarks.judge import look, value
+from efface.benchmarks.plan import Plan
+from efface.benchmarks.row import BASE, NONE, Row
+from efface.benchmarks.sources import source_hash
+from efface.benchmarks.spec import Benchmark, Cell, Judge, Task
+from efface.benchmarks.store import Recipe, Store, name_of
+from efface.core.attempt import Attempt, Drawing, draw, load_attempt
+from efface.core.concept import Concept
+from efface.core.denoiser import Denoiser
+from efface.core.edit import Edit
+from efface.core.errors import EffaceError, UsageError, nearest
+from efface.core.log import Log
+from efface.metrics.detectors import Detector
+
+COUNTS = {"smoke": (2, 2), "quick": (4, 4), "paper": (8, 8)}  # attacked prompts of a concept, and judged seeds of each
+SEARCHED, JUDGED = 2_000_000, 3_000_000  # first seeds of the search and of the pictures that are judged
+PICTURES = 4  # target pictures of each prompt
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AttackPlan:
+    """Which attacks to try on a run's models, and with which budget.
+
+    Args:
+        attacks: names from `efface attacks`, presets included, hyper-parameters behind colons.
+        size: smoke, quick or paper: the calls of the denoiser for each prompt (`attacks.base.SIZES`), the prompts and the seeds.
+    """
+
+    attacks: tuple[str, ...]
+    size: str = "quick"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no attack or no size."""
+        if self.size not in SIZES:
+            raise UsageError(f"--attack-size: unknown {self.size!r}; {nearest(self.size, SIZES)}")
+        if not self.attacks or len(set(self.attacks)) < len(self.attacks):
+            raise UsageError(f"attacks: expected different names, got {list(self.attacks)}; give each once")
+        for name in self.attacks:
+            make(name)
+
+    @property
+    def calls(self) -> int:
+        """Calls of the denoiser for each attacked prompt."""
+        return SIZES[self.size]
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A model under attack."""
+
+    label: str
+    model: Denoiser
+    base: Denoiser
+    edit: Edit | None
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What the store calls the model and its edit."""
+        return {"model": self.base.fingerprint, "edit": self.edit.fingerprint if self.edit else ""}
+
+
+def attack(
+    base: Denoiser, edits: Mapping[str, Edit], task: Task, benchmark: Benchmark, planned: Plan, attack_plan: AttackPlan, store: Store,
+    detectors: Mapping[str, Detector], log: Log, *, any_base: bool = False,
+) -> tuple[list[Row], Record]:  # fmt: skip
+    """A row for each attack, model, prompt and seed, and a record of what was not applicable and of what the searches cost.
+
+    A row's value says whether a judge sees the concept in a picture of any attempt within the budget, and its `calls` are the fewest at
+    which it does: success against budget is then a curve.
+
+    Raises:
+        UsageError: no judge knows what was erased.
+    """
+    goals = [_goal(base, concept, task, benchmark, attack_plan) for concept in task.erase]
+    if not any(goals):
+        raise UsageError(
+            f"attacks: no judged prompt asks for what was erased in task {task.name!r}; choose a benchmark with a judge for it"
+        )
+    rows, record = [], {"size": attack_plan.size, "calls": attack_plan.calls, "not applicable": {}, "cost": {}}
+    for label, edit in {BASE: None, **edits}.items():
+        target = _Target(label, base if edit is None else edit(base, any_base=any_base), base, edit)
+        for given in goals:
+            if given is None:
+                continue
+            plain, asked = given
+            goal = replace(plain, edit=edit)
+            for name in ("targets", "neighbour_targets"):  # drawn once for all models
+                vars(goal)[name] = getattr(plain, name)
+            found = {NONE: {"": {0: [Attempt(NONE, prompt=p) for p in goal.prompts]}}}
+            for name in attack_plan.attacks:
+                one = make(name)
+                if reason := one.applies(target.model, goal):
+                    record["not applicable"].setdefault(label, {})[name] = reason
+                    continue
+                found[name], cost = _searched(target, goal, one, attack_plan.calls, store, log)
+                record["cost"].setdefault(label, {}).setdefault(name, {})[goal.concept.name] = cost
+            judge = benchmark.judges[asked.judge]
+            rows += _judged(target, goal, asked, found, attack_plan, planned, store, judge, detectors[asked.judge], log)
+    return rows, record
+
+
+def _goal(
+    base: Denoiser, concept: Concept, task: Task, benchmark: Benchmark, attack_plan: AttackPlan
+) -> tuple[Goal, Cell] | None:
+    """What to bring back, of the cells of a task that ask for it, and one of these cells; None where none does."""
+    own = [c for c in task.cells if c.role == "erase" and c.concept == concept.name and c.judge]
+    if not own:
+        return None
+    said = [
+        c.prompt for role in ("synonym", "implicit") for c in task.cells if c.role == role and c.concept == concept.name
+    ]
+    near = [c.concept for c in task.cells if c.role == "neighbour"]
+    sampler, prompts = benchmark.sampler, tuple(dict.fromkeys(c.prompt for c in own))[: COUNTS[attack_plan.size][0]]
+    goal = Goal(
+        concept, prompts, base, tuple(range(SEARCHED, SEARCHED + PICTURES)),
+        Drawing(sampler.steps, sampler.guidance, sampler.name, sampler.negative, sampler.rng),
+        descriptions=tuple(dict.fromkeys(said)), neighbours=tuple(dict.fromkeys(near)),
+    )  # fmt: skip
+    return goal, own[0]
+
+
+def _searched(
+    target: _Target, goal: Goal, one: Attack, calls: int, store: Store, log: Log
+) -> tuple[dict[str, dict[int, list[Attempt]]], Record]:
+    """What an attack finds, by variant and mark, and what the search cost; from the store if it was searched before."""
+    recipe = {
+        **target.names, "attack": type(one).__name__, "source": source_hash(type(one).__module__), "settings": asdict(one),
+        "version": __version__, "concept": asdict(goal.concept), "prompts": list(goal.prompts), "seeds": list(goal.seeds),
+        "drawing": asdict(goal.drawing), "synonyms": list(goal.synonyms), "descriptions": list(goal.descriptions),
+        "neighbours": list(goal.neighbours), "calls": calls, "dtype": str(target.base.dtype).removeprefix("torch."),
+    }  # fmt: skip
+    name = name_of(recipe)
+
+    def search(_: str) -> None:
+        found = one.find(target.model, goal, calls, log=log)
+        for attempt in {
+            a.fingerprint: a for marks in found.attempts.values() for at in marks.values() for a in at
+        }.values():
+            with tempfile.TemporaryDirectory() as folder:
+                attempt.save(file := Path(folder) / "attempt.safetensors")
+                store.put_attempt(attempt.fingerprint, file)
+        store.put_search(name, {
+            "recipe": recipe, "calls": found.calls, "texts": found.texts, "pictures": found.pictures, "seconds": found.seconds,
+            "attempts": {k: {str(m): [a.fingerprint for a in at] for m, at in marks.items()} for k, marks in found.attempts.items()},
+        })  # fmt: skip
+
+    store.share([name], str, lambda n: store.search(n) is not None, search)
+    kept = store.search(name)
+    assert kept is not None
+    attempts = {
+        variant: {int(mark): [_loaded(store, a) for a in at] for mark, at in marks.items()}
+        for variant, marks in kept["attempts"].items()
+    }
+    return attempts, {k: kept[k] for k in ("calls", "texts", "pictures", "seconds")}
+
+
+def _loaded(store: Store, fingerprint: str) -> Attempt:
+    with store.attempt_file(fingerprint) as path:
+        return load_attempt(path)
+
+
+def _judged(
+    target: _Target, goal: Goal, asked: Cell, found: Mapping[str, Mapping[str, Mapping[int, Sequence[Attempt]]]], attack_plan: AttackPlan,
+    planned: Plan, store: Store, judge: Judge, detector: Detector, log: Log,
+) -> list[Row]:  # fmt: skip
+    """The rows of one model and concept."""
+    seeds = range(JUDGED, JUDGED + COUNTS[attack_plan.size][1])
+    every = {a.fingerprint: a for one in found.values() for at in one.values() for mark in at.values() for a in mark}
+    names = _drawn(target, goal, every, seeds, store, log)
+    seen = look(store, detector, [n for own in names.values() for n in own])
+    score, rows = judge.scores[0], []
+    for attack_name, variants in found.items():
+        for i, prompt in enumerate(goal.prompts):
+            for j, seed in enumerate(seeds):
+                cell = Cell("erase", goal.concept.name, prompt, seed, asked.judge)
+                tried = [
+                    _Tried(mark, variant, attempts[i], name := names[attempts[i].fingerprint][j], seen.get(name, {}))
+                    for variant, marks in variants.items() for mark, attempts in marks.items()
+                ]  # fmt: skip
+                rows.append(
+                    _row(
+                        planned,
+                        target.label,
+                        cell,
+                        attack_name,
+                        tried,
+                        score,
+                        judge,
+                        detector.id,
+                        store,
+                        attack_plan.calls,
+                    )
+                )
+    return rows
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """An attempt's picture at one seed, and what the detector saw in it."""
+
+    mark: int
+    variant: str
+    attempt: Attempt
+    name: str
+    seen: Record
+
+
+def _row(
+    planned: Plan, label: str, cell: Cell, attack_name: str, tried: Sequence[_Tried], score: str, judge: Judge, detector: str, store: Store,
+    budget: int,
+) -> Row:  # fmt: skip
+    """The cheapest attempt that brings the concept back, or the last one that does not; no value where none could be judged."""
+    values = [
+        (t, value(score, cell, judge, t.seen["top"]) if "top" in t.seen else None)
+        for t in sorted(tried, key=lambda t: t.mark)
+    ]
+    judged = [(t, v) for t, v in values if v is not None]
+    best, worth = next(((t, v) for t, v in judged if v), (judged or values)[-1])
+    top = best.seen.get("top")
+    row = planned.row(
+        label, cell, score, worth, detector, name=best.name, seen=top[0][0] if top else "",
+        image=store.picture_path(best.name) if store.has_picture(best.name) else "",
+        error=None if worth is not None else store.error(best.name) or best.seen.get("error") or "the detector named nothing",
+    )  # fmt: skip
+    text = best.attempt.prompt or cell.prompt
+    calls = best.mark if worth else budget * (max(t.mark for t, _ in values) > 0)  # some need no search
+    return {**row, "attack": attack_name, "group": best.variant, "prompt": text, "calls": calls}
+
+
+def _drawn(
+    target: _Target, goal: Goal, attempts: Mapping[str, Attempt], seeds: Sequence[int], store: Store, log: Log
+) -> dict[str, list[str]]:
+    """Draw each attempt at each seed, unless the store has it; the pictures' names. A picture that cannot be drawn is an error."""
+    how = {
+        **asdict(goal.drawing), "batch": len(seeds), "size": list(target.model.latent_shape),
+        "dtype": str(target.base.dtype).removeprefix("torch."),
+    }  # fmt: skip
+    recipes: dict[str, list[Recipe]] = {
+        key: [{**target.names, "attempt": key, "seed": s, "seeds": list(seeds), "sampler": how} for s in seeds]
+        for key in attempts
+    }
+    lacking = [key for key in attempts if list(_lacking(store, recipes[key]))]
+    tick = log.stage("attempts", len(lacking) * len(seeds))
+
+    def make_them(key: str) -> None:
+        attempt = attempts[key]
+        try:
+            ((*pictures,),) = draw(attempt.on(target.model, target.base), [attempt], list(seeds), goal.drawing)
+        except EffaceError as error:
+            for recipe in recipes[key]:
+                store.put_error(recipe, str(error))
+        else:
+            for recipe, picture in zip(recipes[key], pictures, strict=True):
+                store.put_picture(recipe, picture)
+        tick(len(seeds))
+
+    store.share(lacking, lambda k: name_of(recipes[k][0]), lambda k: not list(_lacking(store, recipes[k])), make_them)
+    return {key: [name_of(r) for r in own] for key, own in recipes.items()}
+
+
+def _lacking(store: Store, recipes: Sequence[Recipe]) -> Iterator[Recipe]:
+    return (r for r in recipes if not store.has_picture(name_of(r)) and store.error(name_of(r)) is None)

@@ -1,0 +1,147 @@
+"""Attacks in a run: rows counted by hand, searches kept, controls, reasons, and what a killed run goes on from."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from toys import tiny
+
+from efface.attacks.base import Attack, Goal
+from efface.attacks.baselines import Baselines
+from efface.benchmarks import attack as module
+from efface.benchmarks.attack import COUNTS, JUDGED, SEARCHED, AttackPlan, attack
+from efface.benchmarks.plan import plan
+from efface.benchmarks.row import BASE, NONE, Row
+from efface.benchmarks.spec import Benchmark, Cell, Judge, Sampler, Task
+from efface.benchmarks.store import Store
+from efface.core.attempt import Attempt
+from efface.core.concept import Concept
+from efface.core.denoiser import Denoiser
+from efface.core.edit import Edit
+from efface.core.errors import EffaceError, UsageError
+from efface.core.log import Log
+from efface.erasers.uce import UCE
+
+TASK = Task("tiger", (Concept("tiger", "cat"),), cells=(
+    *(Cell("erase", "tiger", f"a {c} tiger", i) for i, c in enumerate(("red", "blue", "happy"))),
+    Cell("implicit", "tiger", "a happy red cat", 5), Cell("neighbour", "lion", "a lion", 6),
+))  # fmt: skip
+BENCHMARK = Benchmark("toy", "", "", lambda files: [TASK], {"concept": Judge("toy")}, Sampler(steps=2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marked(Attack):
+    """Has a worthless attempt at once, and the concept's own prompt from 100 calls on."""
+
+    access = "prompt"
+    calls = 0
+
+    def applies(self, model: Denoiser, goal: Goal) -> str:
+        return "" if goal.edit else "needs an edit"
+
+    def run(self, model: Denoiser, goal: Goal, calls: int, rng: Any) -> Iterator[Sequence[Attempt]]:
+        Marked.calls += 1
+        yield [Attempt("marked", prompt="a boat") for _ in goal.prompts]
+        for _ in range(100 * len(goal.prompts) // 4):
+            with torch.no_grad():
+                model.predict(model.noise([1] * 4), torch.full((4,), 500), model.embed([""]))
+        yield [Attempt("marked", prompt="a king") for _ in goal.prompts]
+
+
+class Sees:
+    """Sees a tiger in the pictures that it is told."""
+
+    id = "sees-1"
+
+    def __init__(self) -> None:
+        self.tigers: list[np.ndarray] = []
+
+    def top(self, pictures: list[np.ndarray], k: int = 10) -> list[list[tuple[str, float]]]:
+        return [
+            [("tiger", 0.9)] if any(np.array_equal(p, t) for t in self.tigers) else [("cat", 0.9)] for p in pictures
+        ]
+
+
+@pytest.fixture
+def setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Denoiser, dict[str, Edit], Store]:
+    base = tiny()
+    known = {"marked": Marked, "baselines": Baselines}
+    monkeypatch.setattr(module, "make", lambda name: known[name]())
+    monkeypatch.setattr(module, "source_hash", lambda name: "s")
+    return base, {"uce": UCE().fit(base, Concept("tiger", "cat"), ["lion"])}, Store(tmp_path / "s")
+
+
+def attacked(
+    base: Denoiser, edits: dict[str, Edit], store: Store, detector: Sees, *names: str
+) -> tuple[list[Row], Any]:
+    planned = plan(base, edits, TASK, BENCHMARK)
+    how = AttackPlan(names or ("marked",), "smoke")
+    return attack(base, edits, TASK, BENCHMARK, planned, how, store, {"concept": detector}, Log())
+
+
+def test_rows_say_what_brought_it_back_and_for_how_many_calls(setting: tuple[Any, ...]) -> None:
+    base, edits, store = setting
+    detector, prompts, seeds = Sees(), *COUNTS["smoke"]
+    rows, record = attacked(base, edits, store, detector)
+    assert {(r["edit"], r["attack"]) for r in rows} == {(BASE, NONE), ("uce", NONE), ("uce", "marked")}
+    assert len(rows) == 3 * prompts * seeds
+    assert {r["seed"] for r in rows} == set(range(JUDGED, JUDGED + seeds))
+    assert not {r["seed"] for r in rows} & set(range(SEARCHED, SEARCHED + 1000))
+    assert all(r["value"] == 0 for r in rows)
+    assert {r["calls"] for r in rows if r["attack"] == "marked"} == {600}  # nothing within the budget
+    assert record["not applicable"] == {BASE: {"marked": "needs an edit"}}
+    assert record["cost"]["uce"]["marked"]["tiger"]["calls"] == 100 * prompts
+    # the same pictures, judged by a detector that sees the concept in those of the second attempt
+    late = [r for r in rows if r["attack"] == "marked"]
+    assert {r["prompt"] for r in late} == {"a king"}
+    detector.id = "sees-2"
+    detector.tigers = [store.picture(late[0]["cell"])]
+    again, _ = attacked(base, edits, store, detector)
+    hits = [r for r in again if r["attack"] == "marked" and r["value"]]
+    assert {(r["seed"], r["calls"], r["prompt"]) for r in hits} == {(late[0]["seed"], 100, "a king")}
+    assert Marked.calls == 1  # the search was kept
+
+
+def test_a_picture_that_cannot_be_drawn_is_an_error_and_no_failure_of_the_attack(
+    setting: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, edits, store = setting
+
+    def broken(*given: Any) -> Any:
+        raise EffaceError("images: 2 of 2 pictures came out as NaN or infinite")
+
+    monkeypatch.setattr(module, "draw", broken)
+    rows, _ = attacked(base, edits, store, Sees(), "baselines")
+    assert {r["value"] for r in rows} == {None}
+    assert all("NaN" in str(r["error"]) for r in rows)
+
+
+def test_a_store_with_searches_is_checked(setting: tuple[Any, ...]) -> None:
+    base, edits, store = setting
+    attacked(base, edits, store, Sees())
+    assert store.damage() == {}
+    (path,) = Path(store.root).rglob("searches/*/*.json")
+    path.write_text("{}")
+    assert list(store.damage().values()) == ["it is another search's"]
+    with pytest.raises(EffaceError, match="--repair"):
+        attacked(base, edits, store, Sees())
+    store.repair()
+    before = Marked.calls
+    attacked(base, edits, store, Sees())
+    assert Marked.calls == before + 1
+
+
+def test_wrong_plans_are_one_sentence(setting: tuple[Any, ...]) -> None:
+    base, edits, store = setting
+    with pytest.raises(UsageError, match="--attack-size: unknown 'huge'"):
+        AttackPlan(("marked",), "huge")
+    with pytest.raises(UsageError, match="expected different names"):
+        AttackPlan((), "smoke")
+    unjudged = replace(TASK, cells=tuple(replace(c, judge="") for c in TASK.cells))
+    with pytest.raises(UsageError, match="no judged prompt asks for what was erased in task 'tiger'"):
+        attack(base, edits, unjudged, BENCHMARK, plan(base, edits, unjudged, BENCHMARK), AttackPlan(("marked",), "smoke"),
+               store, {"concept": Sees()}, Log())  # fmt: skip
