@@ -137,7 +137,7 @@ def test_a_store_with_searches_is_checked(setting: tuple[Any, ...]) -> None:
 
 def test_wrong_plans_are_one_sentence(setting: tuple[Any, ...]) -> None:
     base, edits, store = setting
-    with pytest.raises(UsageError, match="--attack-size: unknown 'huge'"):
+    with pytest.raises(UsageError, match="attacks: unknown size 'huge'"):
         AttackPlan(("marked",), "huge")
     with pytest.raises(UsageError, match="expected different names"):
         AttackPlan((), "smoke")

@@ -49,7 +49,7 @@ class AttackPlan:
     def __post_init__(self) -> None:
         """Refuse what is no attack or no size."""
         if self.size not in SIZES:
-            raise UsageError(f"--attack-size: unknown {self.size!r}; {nearest(self.size, SIZES)}")
+            raise UsageError(f"attacks: unknown size {self.size!r}; {nearest(self.size, SIZES)}")
         if not self.attacks or len(set(self.attacks)) < len(self.attacks):
             raise UsageError(f"attacks: expected different names, got {list(self.attacks)}; give each once")
         for name in self.attacks:
