@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # imports torch, which a list of attacks does not need
 
 TABLE = {
     "baselines": "efface.attacks.baselines:Baselines",
+    "household": "efface.attacks.household:Household",
     "unlearndiffatk": "efface.attacks.unlearndiffatk:UnlearnDiffAtk",
     "soft": "efface.attacks.soft:Soft",
     "rece-rows": "efface.attacks.rece_rows:RECERows",
