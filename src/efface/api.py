@@ -673,9 +673,9 @@ class AttackInfo:
 
 def attacks() -> list[AttackInfo]:
     """All attacks."""
-    from efface.attacks import TABLE
+    from efface.attacks import REGISTRY
 
-    return [attack(name) for name in TABLE]
+    return [attack(name) for name in REGISTRY.table]
 
 
 def attack(name: str) -> AttackInfo:
@@ -684,13 +684,12 @@ def attack(name: str) -> AttackInfo:
     Raises:
         UsageError: no such attack.
     """
-    from efface.attacks import TABLE, declarations
-    from efface.attacks import settings as known
-    from efface.core.declared import docstring, value
+    from efface.attacks import REGISTRY
+    from efface.core.declared import value
     from efface.core.params import choices, fields
 
-    own, preset = known(name)
-    declared, text = declarations(own), docstring(TABLE[own].partition(":")[0])
+    own, preset = REGISTRY.settings(name)
+    declared, text = REGISTRY.declarations(own), REGISTRY.docstring(own)
     return AttackInfo(
         name, (declared.__doc__ or "").removesuffix("."), value("efface.attacks.base", "ACCESS")[declared.access],
         " ".join(text.partition("\nCost:")[2].split()).removesuffix("."), text,
@@ -1002,9 +1001,9 @@ class Method:
 
 def methods() -> list[Method]:
     """All methods."""
-    from efface.erasers import TABLE
+    from efface.erasers import REGISTRY
 
-    return [method(name) for name in TABLE]
+    return [method(name) for name in REGISTRY.table]
 
 
 def method(name: str) -> Method:
@@ -1013,18 +1012,18 @@ def method(name: str) -> Method:
     Raises:
         UsageError: no such method.
     """
-    from efface.core.declared import docstring, value
+    from efface.core.declared import value
     from efface.core.params import choices, fields
-    from efface.erasers import TABLE, declarations, settings
+    from efface.erasers import REGISTRY
 
-    own, preset = settings(name)
-    declared = declarations(own)
+    own, preset = REGISTRY.settings(name)
+    declared = REGISTRY.declarations(own)
     needs = value("efface.erasers.base", "NEEDS")
     slowest = max(["", *declared.needs], key=lambda need: list(COST).index(need) if need in COST else 0)
     return Method(
         name, (declared.__doc__ or "").removesuffix("."), COST[slowest],
         tuple(needs[need] for need in sorted(declared.needs)), tuple(kind.__name__ for kind in declared.makes),
-        docstring(TABLE[own].partition(":")[0]), {f"{own}-{p}": values for p, values in declared.presets.items()},
+        REGISTRY.docstring(own), {f"{own}-{p}": values for p, values in declared.presets.items()},
         tuple(
             Parameter(f.name, preset.get(f.name, f.default), f.metadata["help"], choices(f)) for f in fields(declared)
         ),

@@ -7,27 +7,30 @@ declarations of the class are executed, so no declaration exists twice.
 import ast
 import builtins
 import importlib
+import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-import efface
-
-PACKAGE = efface.__name__
+from efface.core.errors import EffaceError
 
 
 @cache
 def declared(module: str, name: str) -> type:
-    """A frozen dataclass with the declarations of class `name` of `module` and of its bases in efface, without methods."""
+    """A frozen dataclass with the declarations of class `name` of `module` and of its bases in efface, without methods.
+
+    Raises:
+        EffaceError: an installed package's entry point names no module or class with a source.
+    """
     node = _defined(module, name)
     if not isinstance(node, ast.ClassDef):
         raise TypeError(f"{module}.{name} is not a class")
     body: list[ast.stmt] = [n for n in node.body if isinstance(n, ast.AnnAssign | ast.Assign | ast.Expr)]
     bases = [_origin(module, base.id) for base in node.bases if isinstance(base, ast.Name)]
     space = {"__name__": module, **_names(module, body)}
-    parents = [declared(*origin) for origin in bases if origin[0].startswith(PACKAGE)]
+    parents = [declared(*origin) for origin in bases if _inside(origin[0], module)]
     space |= {f"parent{i}": parent for i, parent in enumerate(parents)}
     light = ast.ClassDef(name, [ast.Name(f"parent{i}", ast.Load()) for i in range(len(parents))], [], body, [])
     exec(compile(ast.fix_missing_locations(ast.Module([light], [])), module, "exec"), space)
@@ -36,13 +39,13 @@ def declared(module: str, name: str) -> type:
 
 @cache
 def value(module: str, name: str) -> Any:
-    """The value of a name at the top of `module`. A class of efface or of a heavy package becomes an empty class of its name.
+    """The value of a name at the top of `module`. A class whose source is read, or of a heavy package, becomes an empty class of its name.
 
     Raises:
         NameError: the module does not define or import it.
     """
     where, original = _origin(module, name)
-    if not where.startswith(PACKAGE):
+    if not _inside(where, module):
         heavy = where.partition(".")[0] in ("torch", "diffusers", "transformers", "jaxtyping")
         return type(original, (), {}) if heavy else getattr(importlib.import_module(where), original)
     node = _defined(where, original)
@@ -60,9 +63,38 @@ def docstring(module: str) -> str:
 
 @cache
 def _tree(module: str) -> ast.Module:
-    path = Path(efface.__file__).parent.joinpath(*module.split(".")[1:])
-    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return ast.parse(source.read_text(encoding="utf-8"))
+    return ast.parse(source_file(module).read_text(encoding="utf-8"))
+
+
+def source_file(module: str) -> Path:
+    """The file of a module, found without importing it or the packages that it is in.
+
+    Raises:
+        EffaceError: no such module, or one without a source.
+    """
+    top, *parts = module.split(".")
+    found = importlib.util.find_spec(top)
+    if found is not None and found.origin:
+        path = Path(found.origin).parent.joinpath(*parts) if parts else Path(found.origin)
+        for file in (path, path.with_suffix(".py"), path / "__init__.py"):
+            if file.suffix == ".py" and file.is_file():
+                return file
+    raise EffaceError(
+        f"{module}: no Python source of this module is installed; correct the entry point that names it, or uninstall it"
+    )
+
+
+def imported_from(node: ast.ImportFrom, module: str) -> str:
+    """The module that a line of `module` imports from, relative or not."""
+    if not node.level:
+        return node.module or ""
+    package = module if source_file(module).name == "__init__.py" else module.rpartition(".")[0]
+    return importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+
+
+def _inside(where: str, module: str) -> bool:
+    """Whether the source of `where` is read for a class of `module`: efface's, and that of the same installed package."""
+    return where.partition(".")[0] in ("efface", module.partition(".")[0])
 
 
 def _names(module: str, nodes: Iterable[ast.AST]) -> dict[str, Any]:
@@ -75,11 +107,11 @@ def _names(module: str, nodes: Iterable[ast.AST]) -> dict[str, Any]:
 def _origin(module: str, name: str) -> tuple[str, str]:
     """The module in which a name is defined, and its name there."""
     for node in _tree(module).body:
-        if isinstance(node, ast.ImportFrom) and node.module:
+        if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 if name == (alias.asname or alias.name):
-                    inside = node.module.startswith(PACKAGE)
-                    return _origin(node.module, alias.name) if inside else (node.module, alias.name)
+                    where = imported_from(node, module)
+                    return _origin(where, alias.name) if _inside(where, module) else (where, alias.name)
     return module, name
 
 
