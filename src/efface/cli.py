@@ -88,7 +88,14 @@ def erase(
     out.print(sentence(header.effect))
     if (key := output.with_suffix(".key.safetensors")).is_file() and "Keyed" in api.method(method).makes:
         out.print(f"{key}: the key that brings the concept back (--key); keep it apart.")
-    _next("generate", api.prompt(header.erase[0]), "--edit", str(output), "--compare", *_where(model, device))
+    _next(
+        "generate",
+        api.prompt(header.erase[0]),
+        "--edit",
+        str(output),
+        "--compare",
+        *_where(model, device, dtype, variant),
+    )
 
 
 @app.command()
@@ -159,6 +166,8 @@ def evaluate(
         )  # fmt: skip
     _scores(measured)
     out.print(f"{measured.page}: open it in a browser. {output}/scores.jsonl holds every row.")
+    if not attacks:
+        _next("attack", *map(str, edit), *_keys(key), *_where(model, device, dtype, variant))
 
 
 @app.command()
@@ -577,9 +586,16 @@ def _next(*words: str) -> None:
     out.print(f"Next: {api.command(*words)}")
 
 
-def _where(model: str, device: str) -> list[str]:
+def _keys(key: Sequence[Path] | None) -> list[str]:
+    """The flags for keys."""
+    return [word for path in key or [] for word in ("--key", str(path))]
+
+
+def _where(model: str, device: str, dtype: str, variant: str) -> list[str]:
     """The flags for a model and a device that are not the defaults."""
-    given = {"--model": (model, "moji"), "--device": (device, "cpu")}
+    given = {
+        "--model": (model, "moji"), "--device": (device, "cpu"), "--dtype": (dtype, "float32"), "--variant": (variant, ""),
+    }  # fmt: skip
     return [word for flag, (value, usual) in given.items() if value != usual for word in (flag, value)]
 
 

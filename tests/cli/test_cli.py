@@ -414,3 +414,16 @@ def test_interrupted_training_continues(capsys, monkeypatch: pytest.MonkeyPatch)
 def test_traceback_only_with_debug(capsys):
     with pytest.raises(Exception, match="no such file"):
         run(capsys, "show", "none.safetensors", "--debug")
+
+
+def test_each_next_command_is_one_that_runs(capsys, folder: Path):
+    code, out, errors = run(capsys, "erase", "noto", "--kind", "style", "--dtype", "bfloat16", "-o", "noto.safetensors")
+    assert code == 0, errors
+    assert pasted(out)[-2:] == ["--dtype", "bfloat16"]
+    code, out, errors = run(capsys, "evaluate", "noto.safetensors", "--size", "smoke", "--dtype", "bfloat16")
+    assert code == 0, errors
+    said = pasted(out)
+    assert said == ["attack", "noto.safetensors", "--dtype", "bfloat16"]
+    code, out, errors = run(capsys, *said, "--with", "inverse", "--size", "smoke")
+    assert code == 0, errors
+    assert "inverse" in out

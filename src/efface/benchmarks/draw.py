@@ -47,12 +47,17 @@ def draw(
     left = sum(r["sampler"]["steps"] for all_ in lacking.values() for r in all_)
     if not left:
         return
-    bar = log.stage("pictures", left)
+    bar, began, told = log.stage("pictures", left), time.perf_counter(), False
+    count = sum(map(len, lacking.values()))
 
     def tick(n: int) -> None:
-        nonlocal left
+        nonlocal left, told
         left -= n
         bar(n)
+        minutes = (time.perf_counter() - began) / n * left / 60
+        if not told and minutes >= 1:
+            log.say(f"{count} pictures are to be drawn: about {minutes:.0f} minutes, as the first batch went.")
+        told = True
 
     for label, todo in lacking.items():
         if todo:  # one edited model at a time

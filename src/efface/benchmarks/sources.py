@@ -16,8 +16,8 @@ def source_hash(module: str, package: Path = PACKAGE) -> str:
     """Names the source text of a module of efface and of every module of efface that it imports, directly or through others.
 
     Imports inside functions count too, wherever they stand. Of an installed package's method, its own package's modules count as well.
-    Not covered: the packages' own `__init__` (efface's version is in a fit's name), what is imported by a computed name, and the versions of
-    other packages, torch, diffusers and transformers included.
+    Not covered: the packages' own `__init__` (efface's version is in a fit's name), what is imported by a computed name, and the
+    versions of other packages, torch, diffusers and transformers included.
 
     Args:
         module: such as "efface.erasers.uce".
