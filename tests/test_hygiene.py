@@ -14,7 +14,7 @@ from efface.erasers import TABLE, find
 TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src" / "efface"
 METHODS = sorted(p for p in (SOURCE / "erasers").glob("*.py") if p.stem not in ("__init__", "base"))
-ATTACK_FILES = sorted(p for p in (SOURCE / "attacks").glob("*.py") if p.stem not in ("__init__", "base", "losses"))
+ATTACK_FILES = sorted(p for p in (SOURCE / "attacks").glob("*.py") if p.stem not in ("__init__", "base"))
 FIELDS = ["Paper", "Idea", "Names", "Differs", "Cost"]
 
 

@@ -6,7 +6,7 @@ from attacks.goals import DRAWING, erased, goal
 from toys import tiny
 
 from efface.attacks.household import Household, louder
-from efface.core.alterations import NAMES
+from efface.core.alterations import NETWORKS, WEIGHTS
 from efface.core.attempt import Attempt, draw
 
 
@@ -28,7 +28,7 @@ def test_every_variant_draws_and_the_unedited_parts_bring_the_picture_back() -> 
     model, own = edit(base), goal(base, edit=edit)
     plain = np.array(draw(model, [Attempt("", prompt=own.prompts[0])], [1], DRAWING), dtype=float)
     found = Household().find(model, own, 1).attempts
-    assert {f"model: {name}" for name in NAMES} <= set(found)
+    assert {f"model: {name}" for name in (*WEIGHTS, *NETWORKS)} <= set(found)
     assert {"word:1.6", "lion for 20% of the steps", "negative: cat", "guidance 15", "sampler euler"} <= set(found)
     for label, marks in found.items():
         first = marks[0][0]

@@ -5,7 +5,7 @@ import torch
 from attacks.goals import goal
 from toys import MixtureDenoiser, pipeline, tiny
 
-from efface.attacks.losses import Bank, denoising_error, noise_prediction, repeated
+from efface.attacks.parts.losses import Bank, denoising_error, noise_prediction, repeated
 from efface.core.attempt import Attempt
 from efface.core.concept import Concept
 from efface.erasers.negative import NegativePrompt

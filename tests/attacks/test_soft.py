@@ -5,7 +5,7 @@ import torch
 from attacks.goals import erased, goal
 from toys import tiny
 
-from efface.attacks.losses import Bank, denoising_error
+from efface.attacks.parts.losses import Bank, denoising_error
 from efface.attacks.soft import Soft
 
 

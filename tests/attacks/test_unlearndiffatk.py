@@ -5,8 +5,8 @@ import torch
 from attacks.goals import erased, goal
 from toys import tiny
 
-from efface.attacks.losses import Bank, denoising_error
-from efface.attacks.unlearndiffatk import UnlearnDiffAtk, moved, simplex
+from efface.attacks.parts.losses import Bank, denoising_error
+from efface.attacks.unlearndiffatk import UnlearnDiffAtk, simplex
 from efface.core.errors import UsageError
 
 
@@ -22,25 +22,19 @@ def test_the_simplex_projection_against_bisection() -> None:
     assert torch.allclose(simplex(torch.tensor([[0.2, 0.3, 0.5]])), torch.tensor([[0.2, 0.3, 0.5]]))
 
 
-def test_places_are_filled_in_and_the_last_fall_out() -> None:
-    given, at = torch.tensor([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6]]), torch.tensor([1, 4])
-    assert moved(given, at, 2, 0).tolist() == [[1, 0, 0, 2, 3, 4], [1, 2, 3, 4, 0, 0]]
-
-
 @pytest.mark.parametrize("where", ["prefix", "suffix"])
 def test_tokens_stand_before_or_after_the_prompt(where: str) -> None:
     model = tiny()
-    plain, picked = model.tokenize(["a tiger", "a red tiger"]), model.tokenize(["king lion", "lion cat"])
-    ids = torch.stack([row[words] for row, words in zip(picked.ids, picked.words, strict=True)])
-    full, words = UnlearnDiffAtk(tokens=ids.shape[1], where=where).added(plain, ids)
+    picked = torch.tensor([ids for row in model.embed(["king lion", "lion cat"]).word_ids() for ids in row])
     texts = (
         ["king lion a tiger", "lion cat a red tiger"]
         if where == "prefix"
         else ["a tiger king lion", "a red tiger lion cat"]
     )
+    found = UnlearnDiffAtk(tokens=2, where=where).slots(model, ["a tiger", "a red tiger"]).filled(picked)
     wanted = model.tokenize(texts)
-    assert torch.equal(full[:, : words.shape[1]], wanted.ids)
-    assert torch.equal(words, wanted.words)
+    for name in ("ids", "mask", "words"):
+        assert torch.equal(getattr(found, name), getattr(wanted, name))
 
 
 @pytest.mark.parametrize("settings", [{}, {"where": "suffix"}, {"order": "sequential", "draws": 1}])

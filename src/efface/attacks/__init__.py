@@ -11,9 +11,16 @@ TABLE = {
     "baselines": "efface.attacks.baselines:Baselines",
     "household": "efface.attacks.household:Household",
     "unlearndiffatk": "efface.attacks.unlearndiffatk:UnlearnDiffAtk",
+    "p4d": "efface.attacks.p4d:P4D",
+    "ring-a-bell": "efface.attacks.ring_a_bell:RingABell",
     "soft": "efface.attacks.soft:Soft",
     "rece-rows": "efface.attacks.rece_rows:RECERows",
     "inverse": "efface.attacks.inverse:Inverse",
+    "inversion": "efface.attacks.inversion:Inversion",
+    "latent": "efface.attacks.latent:Latent",
+    "relearn": "efface.attacks.relearn:Relearn",
+    "removal": "efface.attacks.removal:Removal",
+    "backdoor": "efface.attacks.backdoor:Backdoor",
 }
 
 REGISTRY: "Registry[Attack]" = Registry("attack", TABLE, "efface.attacks")

@@ -1,9 +1,8 @@
 """The base class of all attacks: `find` checks, seeds, counts calls and keeps the best attempt at each mark. An attack defines `run`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -11,7 +10,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from efface.core.attempt import Attempt, Drawing
-from efface.core.concept import Concept
+from efface.core.concept import Concept, article
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Edit
 from efface.core.errors import UsageError, nearest
@@ -51,7 +50,9 @@ class Goal:
         synonyms: other words for it.
         descriptions: prompts that describe it without naming it.
         neighbours: similar concepts that were not erased.
+        others: concepts that have nothing to do with it.
         edit: the edit, where the attacker has it as a file; None for a model made elsewhere.
+        kept: pictures that were drawn for the goal, shared by its copies.
     """
 
     concept: Concept
@@ -62,7 +63,9 @@ class Goal:
     synonyms: tuple[str, ...] = ()
     descriptions: tuple[str, ...] = ()
     neighbours: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     edit: Edit | None = None
+    kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse a goal without prompts or seeds."""
@@ -71,20 +74,41 @@ class Goal:
                 "goal: expected prompts to attack and seeds of the search, got none; give at least one of each"
             )
 
-    @cached_property
+    def renamed(self, prompt: str, word: str) -> str:
+        """A prompt with another word for the concept, and the article that it needs."""
+        name = self.concept.name
+        return prompt.replace(article(name), article(word)).replace(name, word)
+
+    @property
     def targets(self) -> Float[Tensor, "p s c h w"]:
         """Clean latents of the concept: the unedited model's pictures of each prompt at each seed of the search."""
-        return self._drawn(self.prompts)
+        return self.keep("targets", lambda: self._drawn(self.prompts))
 
-    @cached_property
+    @property
     def neighbour_targets(self) -> Float[Tensor, "p s c h w"]:
-        """Clean latents of the first neighbour in place of the concept; of the empty prompt where there is no neighbour."""
-        name, names = self.concept.name, self.neighbours
-        return self._drawn([p.replace(name, names[0]) if names else "" for p in self.prompts])
+        """Clean latents of neighbours in place of the concept, in turn; of the empty prompt where there is none."""
+        return self.keep("neighbour_targets", lambda: self._drawn(self.instead(self.neighbours)))
 
-    def draw_targets(self) -> None:
-        """Draw both kinds of targets now."""
-        _ = self.targets, self.neighbour_targets
+    @property
+    def other_targets(self) -> Float[Tensor, "p s c h w"]:
+        """Clean latents of other concepts in place of the concept, in turn; of the empty prompt where there is none."""
+        return self.keep("other_targets", lambda: self._drawn(self.instead(self.others)))
+
+    @property
+    def turned_targets(self) -> Float[Tensor, "p s c h w"]:
+        """Clean latents of the concept's pictures upside down, which the model never drew: what a search can teach it anew."""
+        base, plain = self.base, self.targets
+        return self.keep("turned", lambda: base.encode(base.decode(plain.flatten(0, 1)).flip(2)).view_as(plain))
+
+    def instead(self, words: Sequence[str]) -> list[str]:
+        """The prompts with these words for the concept, in turn; "" where there are none."""
+        return [self.renamed(p, words[i % len(words)]) if words else "" for i, p in enumerate(self.prompts)]
+
+    def keep(self, name: str, make: Callable[[], Any]) -> Any:
+        """What is kept under a name; made once."""
+        if name not in self.kept:
+            self.kept[name] = make()
+        return self.kept[name]
 
     def _drawn(self, prompts: Sequence[str]) -> Float[Tensor, "p s c h w"]:
         """Clean latents that the unedited model samples for each prompt at each seed of the search."""
@@ -135,11 +159,12 @@ class Attack(ABC):
     """Hyper-parameters of an attack. `find(model, goal, calls)` returns what it found within `calls` of the denoiser for each prompt.
 
     Subclasses are frozen dataclasses whose fields are declared with `param`; `access` is what the attacker has (a key of ACCESS),
-    `gradients` whether gradients are taken, `presets` the named settings.
+    `gradients` whether gradients are taken, `uses` the pictures of the goal that it needs, `presets` the named settings.
     """
 
     access: ClassVar[Access]
     gradients: ClassVar[bool] = False
+    uses: ClassVar[tuple[str, ...]] = ("targets",)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     seed: int = 0
 
@@ -162,11 +187,17 @@ class Attack(ABC):
         """Why the attack cannot be tried on this model, as a sentence; "" if it can. No reason counts as a failed attack."""
         return ""
 
+    def prepare(self, model: Denoiser, goal: Goal) -> None:
+        """What is not part of the search, and not counted: the goal's pictures are drawn."""
+        for name in self.uses:
+            getattr(goal, name)
+
     @final
     def find(self, model: Denoiser, goal: Goal, calls: int, *, log: Log | None = None) -> Found:
         """Search with at most `calls` of the denoiser for each attacked prompt, on the edited and the unedited model together.
 
         A batch of 8 pictures is 8 calls, and a gradient counts three times. The target pictures are not counted: every attack has them.
+        A variant that begins after another one has its own count, from its first attempt on.
 
         Raises:
             UsageError: a budget of nothing, or the attack does not apply to the model.
@@ -176,16 +207,18 @@ class Attack(ABC):
             raise UsageError(f"{who}: expected a budget of at least 1 call, got {calls}; give --calls 4000, say")
         if reason := self.applies(model, goal):
             raise UsageError(f"{who}: {reason}")
-        goal.draw_targets()  # once for all attacks, and not counted
+        self.prepare(model, goal)
         tick = (log or Log()).stage(who, calls * n)
         found: dict[str, dict[int, tuple[Attempt, ...]]] = {}
-        rng, best, needed, spent = Generator().manual_seed(self.seed), {}, {}, 0
+        rng, best, needed, begun, spent = Generator().manual_seed(self.seed), {}, {}, {}, 0
         at = marks(calls)
         with torch.random.fork_rng(), Meter([model, goal.base], calls * n) as meter:
             torch.manual_seed(self.seed)
             try:
                 for attempts in self.run(model, goal, calls, rng):
-                    label, used = attempts[0].label, meter.calls
+                    label = attempts[0].label
+                    begun.setdefault(label, meter.calls if begun else 0)
+                    used = meter.calls - begun[label]
                     for mark in at:  # what was best when the mark was passed
                         if label in best and mark * n < used:
                             found[label].setdefault(mark, best[label])
@@ -193,8 +226,8 @@ class Attack(ABC):
                     if not used:
                         found[label] = {0: best[label]}
                     found.setdefault(label, {})
-                    tick(used - spent)
-                    spent = used
+                    tick(meter.calls - spent)
+                    spent = meter.calls
             except BudgetSpent:
                 pass
         tick(calls * n - spent)

@@ -17,7 +17,6 @@ from typing_extensions import override  # in typing from Python 3.12
 
 from efface.attacks.base import Attack, Goal
 from efface.core.attempt import Attempt
-from efface.core.concept import article
 from efface.core.denoiser import Denoiser
 from efface.core.params import param
 
@@ -38,6 +37,7 @@ class Baselines(Attack):
     """Other seeds, random words, synonyms, other spellings and descriptions."""
 
     access = "prompt"
+    uses = ()
     tries: int = param(4, "attempts of each kind, for kinds that have so many", at_least=1)
     words: int = param(3, "random words before each prompt", at_least=1)
 
@@ -54,17 +54,11 @@ class Baselines(Attack):
                 f"random words {i + 1}", [f"{b} {p}" for b, p in zip(before, goal.prompts, strict=True)]
             )
         for word in goal.synonyms[: self.tries]:
-            yield self._prompts(f"synonym: {word}", [self._named(goal, p, word) for p in goal.prompts])
+            yield self._prompts(f"synonym: {word}", [goal.renamed(p, word) for p in goal.prompts])
         for label, spelt in SPELLINGS[: self.tries + 3]:
-            yield self._prompts(label, [self._named(goal, p, spelt(goal.concept.name)) for p in goal.prompts])
+            yield self._prompts(label, [goal.renamed(p, spelt(goal.concept.name)) for p in goal.prompts])
         for i, text in enumerate(goal.descriptions[: self.tries]):
             yield self._prompts(f"description {i + 1}", [text] * len(goal.prompts))
-
-    @staticmethod
-    def _named(goal: Goal, prompt: str, word: str) -> str:
-        """A prompt with another word for the concept, and the article that it needs."""
-        name = goal.concept.name
-        return prompt.replace(article(name), article(word)).replace(name, word)
 
     @staticmethod
     def _prompts(label: str, prompts: Sequence[str]) -> list[Attempt]:

@@ -21,9 +21,9 @@ from torch import Generator
 from typing_extensions import override  # in typing from Python 3.12
 
 from efface.attacks.base import Attack, Goal
-from efface.core.alterations import NAMES
+from efface.core.alterations import NETWORKS
+from efface.core.alterations import WEIGHTS as ALTERED
 from efface.core.attempt import Attempt
-from efface.core.concept import article
 from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
 from efface.core.params import param
@@ -37,6 +37,7 @@ class Household(Attack):
     """Prompt weights, switches, settings, start pictures and altered models."""
 
     access = "weights"
+    uses = ("targets", "neighbour_targets")
     presets = {"picture": {"picture": True}}  # noqa: RUF012
     picture: bool = param(False, "start from pictures of the concept, and of its first neighbour, instead")
 
@@ -51,7 +52,7 @@ class Household(Attack):
         other = next(iter((*goal.neighbours, goal.concept.target)), "")
         if other:
             for part in SWITCHES:
-                first = [self.named(goal, p, other) for p in goal.prompts]
+                first = [goal.renamed(p, other) for p in goal.prompts]
                 yield [
                     Attempt("household", f"{other} for {part:.0%} of the steps", f, later=(part, p))
                     for f, p in zip(first, goal.prompts, strict=True)
@@ -65,7 +66,7 @@ class Household(Attack):
             yield self.set(goal, f"sampler {name}", sampler=name)
         for steps in (s for s in STEPS if s != how.steps):
             yield self.set(goal, f"{steps} steps", steps=steps)
-        for name in NAMES:
+        for name in (*ALTERED, *NETWORKS):
             yield [Attempt("household", f"model: {name}", p, alteration=name) for p in goal.prompts]
 
     def pictures(self, model: Denoiser, goal: Goal) -> Iterator[Sequence[Attempt]]:
@@ -92,11 +93,6 @@ class Household(Attack):
         """The prompts under other settings of the sampler."""
         changed: Mapping[str, Any] = settings
         return [Attempt("household", label, p, settings=changed) for p in goal.prompts]
-
-    @staticmethod
-    def named(goal: Goal, prompt: str, word: str) -> str:
-        """A prompt with another word for the concept."""
-        return prompt.replace(article(goal.concept.name), article(word)).replace(goal.concept.name, word)
 
 
 def louder(model: Denoiser, goal: Goal, weight: float) -> Cond:

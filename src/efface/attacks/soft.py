@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 from typing_extensions import override  # in typing from Python 3.12
 
 from efface.attacks.base import Attack, Elite, Goal
-from efface.attacks.losses import Bank, denoising_error
+from efface.attacks.parts.losses import Bank, denoising_error
 from efface.core.attempt import Attempt
 from efface.core.denoiser import Denoiser
 from efface.core.params import param

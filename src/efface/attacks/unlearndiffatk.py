@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Generator, Tensor
 from typing_extensions import override  # in typing from Python 3.12
 
 from efface.attacks.base import Attack, Elite, Goal
-from efface.attacks.losses import Bank, denoising_error
+from efface.attacks.parts.losses import Bank, denoising_error
+from efface.attacks.parts.words import Slots, word_tokens
 from efface.core.attempt import Attempt
-from efface.core.cond import Tokens
 from efface.core.denoiser import Denoiser
 from efface.core.params import param
 
@@ -53,33 +53,23 @@ class UnlearnDiffAtk(Attack):
 
     @override
     def run(self, model: Denoiser, goal: Goal, calls: int, rng: Generator) -> Iterator[Sequence[Attempt]]:
-        plain, vectors, targets = model.tokenize(goal.prompts), model.word_vectors.detach().float(), goal.targets
+        slots, vectors, targets = self.slots(model, goal.prompts), model.word_vectors.detach().float(), goal.targets
         held_out = Bank.of(model, self.judged, len(goal.seeds), rng)
-        allowed = torch.ones(len(vectors), device=vectors.device)
-        allowed[plain.ids[~plain.words]] = 0  # start, end and padding are no words
-        chance = (allowed / allowed.sum()).repeat(len(plain.ids), self.tokens, 1)  # (p k v)
+        allowed = word_tokens(model).float()
+        chance = (allowed / allowed.sum()).repeat(len(goal.prompts) * self.tokens, 1)  # (p·k v)
         adam = torch.optim.Adam([chance], lr=self.rate, weight_decay=self.decay)
-        best, known, step = Elite(), {}, 0
+        best, known, step = Elite(), set(), 0
         while True:
-            if step % self.every == 0:
-                texts = tuple(
-                    model.spell(ids[words].tolist())
-                    for ids, words in zip(*self.added(plain, chance.argmax(-1)), strict=True)
-                )
-                if texts not in known:  # the same texts have the same error
-                    with torch.no_grad():
-                        error = denoising_error(model, targets, model.embed(texts), held_out, goal.drawing.guidance)
-                    known[texts] = error
-                    if best.improve(error, [Attempt("unlearndiffatk", prompt=text) for text in texts]):
-                        yield best.attempts
+            if step % self.every == 0 and (texts := slots.texts(model, chance.argmax(-1))) not in known:
+                known.add(texts)  # the same texts have the same error
+                with torch.no_grad():
+                    error = denoising_error(model, targets, model.embed(texts), held_out, goal.drawing.guidance)
+                if best.improve(error, [Attempt("unlearndiffatk", prompt=text) for text in texts]):
+                    yield best.attempts
             bank = self.bank(model, len(goal.seeds), step, rng)
-            picked = torch.multinomial(chance.flatten(0, 1).cpu(), 1, generator=rng).view(chance.shape[:2])
-            picked = picked.to(chance.device)
-            ids, words = self.added(plain, picked)
+            picked = torch.multinomial(chance.cpu(), 1, generator=rng)[:, 0].to(chance.device)
             own = vectors[picked].requires_grad_(True)
-            rows = vectors[ids].index_put((inside(plain, self.at(plain), self.tokens),), own.flatten(0, 1))
-            mask = moved(plain.mask, self.at(plain), self.tokens, 1)
-            cond = model.encode_tokens(Tokens(ids, mask, words), rows)
+            cond = model.encode_tokens(slots.filled(picked), slots.vectors(vectors, own))
             error = denoising_error(model, targets, cond, bank, goal.drawing.guidance).sum()
             (slope,) = torch.autograd.grad(error, own)
             chance.grad = (slope @ vectors.T).clamp(-1, 1)
@@ -88,17 +78,12 @@ class UnlearnDiffAtk(Attack):
                 chance.copy_(simplex(chance - (1 - allowed)))  # what is no word stays out
             step += 1
 
-    def at(self, plain: Tokens) -> Int[Tensor, "p"]:
-        """Where the added tokens begin: after the start token, or at the end token's place."""
-        end = plain.mask.sum(1) - 1
-        return torch.ones_like(end) if self.where == "prefix" else end
-
-    def added(self, plain: Tokens, picked: Int[Tensor, "p k"]) -> tuple[Int[Tensor, "p n"], Bool[Tensor, "p n"]]:
-        """Token ids with the picked ones in their place, and which of them are words."""
-        at = self.at(plain)
-        ids = moved(plain.ids, at, self.tokens, 0)
-        ids[inside(plain, at, self.tokens)] = picked.flatten()
-        return ids, moved(plain.words, at, self.tokens, 1)
+    def slots(self, model: Denoiser, prompts: Sequence[str]) -> Slots:
+        """The prompts with free places before or after their own tokens."""
+        free: list[int | None] = [None] * self.tokens
+        plain = model.tokenize(prompts)
+        own = [ids[words].tolist() for ids, words in zip(plain.ids, plain.words, strict=True)]
+        return Slots.of(model, [[*free, *ids] if self.where == "prefix" else [*ids, *free] for ids in own])
 
     def bank(self, model: Denoiser, pictures: int, step: int, rng: Generator) -> Bank:
         """A step's draws."""
@@ -106,19 +91,6 @@ class UnlearnDiffAtk(Attack):
         if self.order == "sequential":
             bank.t.fill_((10 + 20 * (step // STAY % LEVELS)) * len(model.schedule) // 1000)
         return bank
-
-
-def inside(plain: Tokens, at: Int[Tensor, "p"], k: int) -> Bool[Tensor, "p n"]:
-    """The positions of `k` added tokens that begin at `at`."""
-    place = torch.arange(plain.ids.shape[1], device=at.device)
-    return (place >= at[:, None]) & (place < at[:, None] + k)
-
-
-def moved(given: Tensor, at: Int[Tensor, "p"], k: int, fill: int) -> Tensor:
-    """Values (p n) with `k` places filled in at `at`; the last `k` fall out."""
-    place = torch.arange(given.shape[1], device=at.device).expand(given.shape)
-    found = given.gather(1, torch.where(place < at[:, None], place, place - k).clamp(min=0))
-    return torch.where((place >= at[:, None]) & (place < at[:, None] + k), torch.as_tensor(fill).to(given), found)
 
 
 def simplex(x: Float[Tensor, "*b v"]) -> Float[Tensor, "*b v"]:

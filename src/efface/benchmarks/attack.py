@@ -100,9 +100,7 @@ def attack(
             if given is None:
                 continue
             plain, asked = given
-            goal = replace(plain, edit=edit)
-            for name in ("targets", "neighbour_targets"):  # drawn once for all models
-                vars(goal)[name] = getattr(plain, name)
+            goal = replace(plain, edit=edit)  # the pictures that it keeps are drawn once for all models
             found = {NONE: {"": {0: [Attempt(NONE, prompt=p) for p in goal.prompts]}}}
             for name in attack_plan.attacks:
                 one = make(name)
@@ -126,12 +124,13 @@ def _goal(
     said = [
         c.prompt for role in ("synonym", "implicit") for c in task.cells if c.role == role and c.concept == concept.name
     ]
-    near = [c.concept for c in task.cells if c.role == "neighbour"]
+    near, far = ([c.concept for c in task.cells if c.role == role] for role in ("neighbour", "distant"))
     sampler, prompts = benchmark.sampler, tuple(dict.fromkeys(c.prompt for c in own))[: COUNTS[attack_plan.size][0]]
     goal = Goal(
         concept, prompts, base, tuple(range(SEARCHED, SEARCHED + PICTURES)),
         Drawing(sampler.steps, sampler.guidance, sampler.name, sampler.negative, sampler.rng),
         descriptions=tuple(dict.fromkeys(said)), neighbours=tuple(dict.fromkeys(near)),
+        others=tuple(dict.fromkeys(far)),
     )  # fmt: skip
     return goal, own[0]
 
@@ -144,7 +143,8 @@ def _searched(
         **target.names, "attack": type(one).__name__, "source": source_hash(type(one).__module__), "settings": asdict(one),
         "version": __version__, "concept": asdict(goal.concept), "prompts": list(goal.prompts), "seeds": list(goal.seeds),
         "drawing": asdict(goal.drawing), "synonyms": list(goal.synonyms), "descriptions": list(goal.descriptions),
-        "neighbours": list(goal.neighbours), "calls": calls, "dtype": str(target.base.dtype).removeprefix("torch."),
+        "neighbours": list(goal.neighbours), "others": list(goal.others),
+        "calls": calls, "dtype": str(target.base.dtype).removeprefix("torch."),
     }  # fmt: skip
     name = name_of(recipe)
 

@@ -31,11 +31,19 @@ def merged(w: Tensor, before: Tensor) -> Tensor:
     return (w + before) / 2
 
 
+def pruned(share: float) -> Change:
+    """Matrices and kernels without this share of their values, the smallest by size."""
+    return lambda w, before: (
+        w if w.ndim < 2 else w * (w.abs() > w.abs().flatten().kthvalue(max(1, round(share * w.numel()))).values)
+    )
+
+
 WEIGHTS: dict[str, Change] = {
     "float16": rounded(torch.float16), "bfloat16": rounded(torch.bfloat16), "int8": quantised, "merged": merged,
 }  # fmt: skip
+PRUNED: dict[str, Change] = {"pruned-10": pruned(0.1), "pruned-30": pruned(0.3)}
 NETWORKS = {"text-encoder": "text_encoder", "autoencoder": "vae"}  # put back from the unedited model
-NAMES = (*WEIGHTS, *NETWORKS)
+NAMES = (*WEIGHTS, *NETWORKS, *PRUNED)
 
 
 @torch.no_grad()
@@ -52,10 +60,10 @@ def altered(model: Denoiser, base: Denoiser, name: str) -> Denoiser:
             changed.pipeline = copy.copy(model.pipeline)
             setattr(changed.pipeline, NETWORKS[name], getattr(base.pipeline, NETWORKS[name]))
         return changed
-    if name not in WEIGHTS:
+    if name not in NAMES:
         raise UsageError(f"alteration: unknown {name!r}; {nearest(name, NAMES)}")
     names = [*model.params("unet"), *model.params("text")]
     changed, before = model.fork(names), base.params(names)
     for key, w in changed.params(names).items():
-        w.copy_(WEIGHTS[name](w, before[key]))
+        w.copy_({**WEIGHTS, **PRUNED}[name](w, before[key]))
     return changed

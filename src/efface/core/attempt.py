@@ -50,6 +50,8 @@ class Attempt:
         mask: 1 where `picture` is redrawn; None redraws all.
         alteration: a name in `alterations`.
         edit: applied to the model before anything else.
+        unedited: the model is the unedited one, which `edit` then changes.
+        turned: the picture is turned upside down after it was drawn.
         about: what the attack reports of it, such as a latent's percentile.
     """
 
@@ -66,6 +68,8 @@ class Attempt:
     mask: Float[Tensor, "h w"] | None = None
     alteration: str = ""
     edit: Edit | None = None
+    unedited: bool = False
+    turned: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
 
     TENSORS: ClassVar = ("latent", "picture", "mask")
@@ -78,6 +82,7 @@ class Attempt:
         Raises:
             UsageError: the attempt's edit was made for another family or shape of model.
         """
+        model = base if self.unedited else model
         if self.edit is not None:
             model = self.edit(model, any_base=True)
         return altered(model, base, self.alteration) if self.alteration else model
@@ -108,6 +113,7 @@ class Attempt:
             "attack": self.attack, "label": self.label, "prompt": self.prompt, "later": list(self.later) if self.later else None,
             "settings": dict(self.settings), "strength": self.strength, "alteration": self.alteration, "about": dict(self.about),
         }  # fmt: skip
+        raw |= {name: True for name in ("unedited", "turned") if getattr(self, name)}
         if self.edit is not None:
             tensors |= {f"edit/{name}": t for name, t in self.edit.tensors().items()}
             raw["edit"] = self.edit.record()
@@ -138,6 +144,7 @@ def load_attempt(path: str | Path) -> Attempt:
             later=(float(raw["later"][0]), str(raw["later"][1])) if raw["later"] else None, settings=raw["settings"],
             strength=float(raw["strength"]), alteration=raw["alteration"], about=raw["about"],
             edit=from_record(inner, raw["edit"]) if "edit" in raw else None,
+            unedited=bool(raw.get("unedited")), turned=bool(raw.get("turned")),
             latent=tensors.get("latent"), picture=tensors.get("picture"), mask=tensors.get("mask"),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
@@ -155,7 +162,7 @@ def draw(
         UsageError: rows or latents of another shape than the model's, or attempts that differ in more than their tensors and prompts.
     """
     first, how = attempts[0], replace(how, **attempts[0].settings)
-    kinds = {(a.label, json.dumps(dict(a.settings), sort_keys=True), a.strength, a.alteration, a.later and a.later[0],
+    kinds = {(a.label, json.dumps(dict(a.settings), sort_keys=True), a.strength, a.alteration, a.turned, a.later and a.later[0],
               *(getattr(a, name) is None for name in (*Attempt.TENSORS, *Attempt.CONDS))) for a in attempts}  # fmt: skip
     if len(kinds) > 1:
         raise UsageError(f"attempts: expected one kind, got {len(kinds)}; draw each kind by itself")
@@ -178,7 +185,7 @@ def draw(
         negative=how.negative, rng=how.rng, latents=latents, start=start, later=later,
         negative_rows=None if first.negative_rows is None else _checked(first.negative_rows, first, model),
     )  # fmt: skip
-    pictures = model.pictures(found)
+    pictures = [np.ascontiguousarray(p[::-1]) if first.turned else p for p in model.pictures(found)]
     return [pictures[i * n : (i + 1) * n] for i in range(len(attempts))]
 
 
