@@ -1,10 +1,14 @@
 """Backdoor: the planted trigger reads as the concept, and the eraser is fitted again on the planted model."""
 
+from dataclasses import replace
+
 from attacks.goals import erased, goal
 from toys import tiny
 
 from efface.attacks.backdoor import Backdoor
+from efface.core.concept import Concept
 from efface.core.edit import Stack
+from efface.erasers.uce import UCE
 
 
 def test_the_trigger_has_the_concepts_keys_and_values_before_erasing() -> None:
@@ -33,8 +37,10 @@ def test_the_method_is_fitted_again_on_the_planted_model_with_its_own_settings()
     again = own.kept[f"planted {edit.fingerprint}"]
     assert again.header.settings == edit.header.settings
     assert again.header.erase == edit.header.erase
-    assert again.header.base != edit.header.base
-    assert attempt.on(model, base).fingerprint == again(own.kept["plant"](base)).fingerprint
+    planted = own.kept["plant"](base)
+    assert attempt.on(model, base).fingerprint == again(planted, any_base=True).fingerprint
+    alone = UCE().fit(planted, [Concept("tiger", "cat")], ["lion"])
+    assert alone.fingerprint == again.fingerprint
 
 
 def test_a_model_without_a_file_or_of_an_unknown_method_is_a_reason() -> None:

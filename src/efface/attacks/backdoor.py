@@ -11,7 +11,7 @@ Cost:    One more fit of the method; no call of the denoiser in the search.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Generator
 from typing_extensions import override  # in typing from Python 3.12
@@ -54,9 +54,10 @@ class Backdoor(Attack):
         if goal.edit is not None and (name := _method(goal.edit)):
             header = goal.edit.header
             eraser = REGISTRY.find(name)(**{**header.settings, "seed": header.seed})
-            goal.keep(
+            again = goal.keep(
                 f"planted {goal.edit.fingerprint}", lambda: eraser.fit(plant(base), header.erase, header.preserve)
             )
+            again.header = replace(again.header, base=plant.header.base, signature=plant.header.signature)
 
     @override
     def run(self, model: Denoiser, goal: Goal, calls: int, rng: Generator) -> Iterator[Sequence[Attempt]]:
