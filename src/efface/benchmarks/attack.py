@@ -27,11 +27,14 @@ from efface.core.errors import EffaceError, UsageError, nearest
 from efface.core.log import Log
 from efface.metrics.detectors import Detector
 
-COUNTS = {"smoke": (2, 2), "quick": (4, 4), "paper": (8, 8)}  # attacked prompts of a concept, and judged seeds of each
+COUNTS = {"smoke": (2, 2), "quick": (4, 4), "paper": (8, 8)}  # attacked prompts of a task, and judged seeds of each
 SEARCHED, JUDGED = 2_000_000, 3_000_000  # first seeds of the search and of the pictures that are judged
 PICTURES = 4  # target pictures of each prompt
 
 Record = dict[str, Any]
+Variants = Mapping[
+    str, Mapping[int, Sequence[Attempt]]
+]  # what an attack found: by variant and mark, one for each prompt
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ def attack(
     Raises:
         UsageError: no judge knows what was erased.
     """
-    goals = [_goal(base, concept, task, benchmark, attack_plan) for concept in task.erase]
+    several = task.erase[: COUNTS[attack_plan.size][0]]  # of a group, as many concepts as prompts of one
+    goals = [_goal(base, concept, task, benchmark, attack_plan, len(several)) for concept in several]
     if not any(goals):
         raise UsageError(
             f"attacks: no judged prompt asks for what was erased in task {task.name!r}; choose a benchmark with a judge for it"
@@ -101,7 +105,7 @@ def attack(
                 continue
             plain, asked = given
             goal = replace(plain, edit=edit)  # the pictures that it keeps are drawn once for all models
-            found = {NONE: {"": {0: [Attempt(NONE, prompt=p) for p in goal.prompts]}}}
+            found: dict[str, Variants] = {NONE: {"": {0: [Attempt(NONE, prompt=p) for p in goal.prompts]}}}
             for name in attack_plan.attacks:
                 one = make(name)
                 if reason := one.applies(target.model, goal):
@@ -115,7 +119,7 @@ def attack(
 
 
 def _goal(
-    base: Denoiser, concept: Concept, task: Task, benchmark: Benchmark, attack_plan: AttackPlan
+    base: Denoiser, concept: Concept, task: Task, benchmark: Benchmark, attack_plan: AttackPlan, several: int
 ) -> tuple[Goal, Cell] | None:
     """What to bring back, of the cells of a task that ask for it, and one of these cells; None where none does."""
     own = [c for c in task.cells if c.role == "erase" and c.concept == concept.name and c.judge]
@@ -125,7 +129,8 @@ def _goal(
         c.prompt for role in ("synonym", "implicit") for c in task.cells if c.role == role and c.concept == concept.name
     ]
     near, far = ([c.concept for c in task.cells if c.role == role] for role in ("neighbour", "distant"))
-    sampler, prompts = benchmark.sampler, tuple(dict.fromkeys(c.prompt for c in own))[: COUNTS[attack_plan.size][0]]
+    sampler, most = benchmark.sampler, max(1, COUNTS[attack_plan.size][0] // several)
+    prompts = tuple(dict.fromkeys(c.prompt for c in own))[:most]
     goal = Goal(
         concept, prompts, base, tuple(range(SEARCHED, SEARCHED + PICTURES)),
         Drawing(sampler.steps, sampler.guidance, sampler.name, sampler.negative, sampler.rng),
@@ -135,9 +140,7 @@ def _goal(
     return goal, own[0]
 
 
-def _searched(
-    target: _Target, goal: Goal, one: Attack, calls: int, store: Store, log: Log
-) -> tuple[dict[str, dict[int, list[Attempt]]], Record]:
+def _searched(target: _Target, goal: Goal, one: Attack, calls: int, store: Store, log: Log) -> tuple[Variants, Record]:
     """What an attack finds, by variant and mark, and what the search cost; from the store if it was searched before."""
     recipe = {
         **target.names, "attack": type(one).__name__, "source": source_hash(type(one).__module__), "settings": asdict(one),
@@ -177,8 +180,8 @@ def _loaded(store: Store, fingerprint: str) -> Attempt:
 
 
 def _judged(
-    target: _Target, goal: Goal, asked: Cell, found: Mapping[str, Mapping[str, Mapping[int, Sequence[Attempt]]]], attack_plan: AttackPlan,
-    planned: Plan, store: Store, judge: Judge, detector: Detector, log: Log,
+    target: _Target, goal: Goal, asked: Cell, found: Mapping[str, Variants], attack_plan: AttackPlan, planned: Plan, store: Store,
+    judge: Judge, detector: Detector, log: Log,
 ) -> list[Row]:  # fmt: skip
     """The rows of one model and concept."""
     seeds = range(JUDGED, JUDGED + COUNTS[attack_plan.size][1])
@@ -187,61 +190,45 @@ def _judged(
     seen = look(store, detector, [n for own in names.values() for n in own])
     score, rows = judge.scores[0], []
     for attack_name, variants in found.items():
+        tried = [_Tried(mark, variant, at) for variant, marks in variants.items() for mark, at in marks.items()]
+        fixed = all(a.latent is not None for t in tried for a in t.attempts)  # then every seed gives the same picture
         for i, prompt in enumerate(goal.prompts):
-            for j, seed in enumerate(seeds):
+            for j, seed in enumerate(seeds[:1] if fixed else seeds):
                 cell = Cell("erase", goal.concept.name, prompt, seed, asked.judge)
-                tried = [
-                    _Tried(mark, variant, attempts[i], name := names[attempts[i].fingerprint][j], seen.get(name, {}))
-                    for variant, marks in variants.items() for mark, attempts in marks.items()
-                ]  # fmt: skip
-                rows.append(
-                    _row(
-                        planned,
-                        target.label,
-                        cell,
-                        attack_name,
-                        tried,
-                        score,
-                        judge,
-                        detector.id,
-                        store,
-                        attack_plan.calls,
-                    )
-                )
+                shown = [(t, name, seen.get(name, {})) for t in tried if (name := names[t.attempts[i].fingerprint][j])]
+                judged = [
+                    (t, name, was, value(score, cell, judge, was["top"]) if "top" in was else None)
+                    for t, name, was in shown
+                ]
+                best, name, was, worth = _best(judged)
+                top, attempt = was.get("top"), best.attempts[i]
+                row = planned.row(
+                    target.label, cell, score, worth, detector.id, name=name, seen=top[0][0] if top else "",
+                    image=store.picture_path(name) if store.has_picture(name) else "",
+                    error=None if worth is not None else store.error(name) or was.get("error") or "the detector named nothing",
+                )  # fmt: skip
+                searched = attack_plan.calls * any(t.mark for t in tried)  # some need no search
+                rows.append({
+                    **row, "attack": attack_name, "group": best.variant, "prompt": attempt.prompt or prompt, "asked": prompt,
+                    "calls": best.mark if worth else searched, "about": dict(attempt.about),
+                })  # fmt: skip
     return rows
 
 
 @dataclass(frozen=True)
 class _Tried:
-    """An attempt's picture at one seed, and what the detector saw in it."""
+    """What an attack found for each prompt within a number of calls."""
 
     mark: int
     variant: str
-    attempt: Attempt
-    name: str
-    seen: Record
+    attempts: Sequence[Attempt]
 
 
-def _row(
-    planned: Plan, label: str, cell: Cell, attack_name: str, tried: Sequence[_Tried], score: str, judge: Judge, detector: str, store: Store,
-    budget: int,
-) -> Row:  # fmt: skip
-    """The cheapest attempt that brings the concept back, or the last one that does not; no value where none could be judged."""
-    values = [
-        (t, value(score, cell, judge, t.seen["top"]) if "top" in t.seen else None)
-        for t in sorted(tried, key=lambda t: t.mark)
-    ]
-    judged = [(t, v) for t, v in values if v is not None]
-    best, worth = next(((t, v) for t, v in judged if v), (judged or values)[-1])
-    top = best.seen.get("top")
-    row = planned.row(
-        label, cell, score, worth, detector, name=best.name, seen=top[0][0] if top else "",
-        image=store.picture_path(best.name) if store.has_picture(best.name) else "",
-        error=None if worth is not None else store.error(best.name) or best.seen.get("error") or "the detector named nothing",
-    )  # fmt: skip
-    text = best.attempt.prompt or cell.prompt
-    calls = best.mark if worth else budget * (max(t.mark for t, _ in values) > 0)  # some need no search
-    return {**row, "attack": attack_name, "group": best.variant, "prompt": text, "calls": calls}
+def _best(judged: Sequence[tuple[_Tried, str, Record, int | None]]) -> tuple[_Tried, str, Record, int | None]:
+    """The cheapest attempt that brings the concept back, or the last one that does not; one that was judged, if any was."""
+    ordered = sorted(judged, key=lambda one: one[0].mark)
+    known = [one for one in ordered if one[3] is not None]
+    return next((one for one in known if one[3]), (known or ordered)[-1])
 
 
 def _drawn(
@@ -249,31 +236,55 @@ def _drawn(
 ) -> dict[str, list[str]]:
     """Draw each attempt at each seed, unless the store has it; the pictures' names. A picture that cannot be drawn is an error."""
     how = {
-        **asdict(goal.drawing), "batch": len(seeds), "size": list(target.model.latent_shape),
-        "dtype": str(target.base.dtype).removeprefix("torch."),
+        **asdict(goal.drawing), "size": list(target.model.latent_shape), "dtype": str(target.base.dtype).removeprefix("torch."),
     }  # fmt: skip
-    recipes: dict[str, list[Recipe]] = {
-        key: [{**target.names, "attempt": key, "seed": s, "seeds": list(seeds), "sampler": how} for s in seeds]
-        for key in attempts
-    }
-    lacking = [key for key in attempts if list(_lacking(store, recipes[key]))]
-    tick = log.stage("attempts", len(lacking) * len(seeds))
+    names: dict[str, list[str]] = {}
+    batches: list[tuple[list[str], list[list[Recipe]]]] = []
+    for keys in _batches(attempts, max(1, target.base.batch_size // len(seeds))):
+        recipes: list[list[Recipe]] = [
+            [
+                {**target.names, "attempt": key, "beside": keys, "seed": s, "seeds": list(seeds), "sampler": how}
+                for s in seeds
+            ]
+            for key in keys
+        ]
+        names |= {key: [name_of(r) for r in own] for key, own in zip(keys, recipes, strict=True)}
+        batches.append((keys, recipes))
+    lacking = [(keys, recipes) for keys, recipes in batches if _lacks(store, recipes)]
+    tick = log.stage("attempts", sum(len(keys) for keys, _ in lacking) * len(seeds))
 
-    def make_them(key: str) -> None:
-        attempt = attempts[key]
+    def make_them(batch: tuple[list[str], list[list[Recipe]]]) -> None:
+        keys, recipes = batch
+        several = [attempts[key] for key in keys]
+        model = several[0].on(target.model, target.base)
         try:
-            ((*pictures,),) = draw(attempt.on(target.model, target.base), [attempt], list(seeds), goal.drawing)
-        except EffaceError as error:
-            for recipe in recipes[key]:
-                store.put_error(recipe, str(error))
-        else:
-            for recipe, picture in zip(recipes[key], pictures, strict=True):
+            made = list(zip(recipes, draw(model, several, list(seeds), goal.drawing), strict=True))
+        except EffaceError:
+            made = []
+            for own, one in zip(recipes, several, strict=True):  # each by itself: one broken picture spoils no other
+                try:
+                    made += [(own, pictures) for pictures in draw(model, [one], list(seeds), goal.drawing)]
+                except EffaceError as error:
+                    for recipe in own:
+                        store.put_error(recipe, str(error))
+        for own, pictures in made:
+            for recipe, picture in zip(own, pictures, strict=True):
                 store.put_picture(recipe, picture)
-        tick(len(seeds))
+        tick(len(keys) * len(seeds))
 
-    store.share(lacking, lambda k: name_of(recipes[k][0]), lambda k: not list(_lacking(store, recipes[k])), make_them)
-    return {key: [name_of(r) for r in own] for key, own in recipes.items()}
+    store.share(lacking, lambda b: name_of(b[1][0][0]), lambda b: not _lacks(store, b[1]), make_them)
+    return names
 
 
-def _lacking(store: Store, recipes: Sequence[Recipe]) -> Iterator[Recipe]:
-    return (r for r in recipes if not store.has_picture(name_of(r)) and store.error(name_of(r)) is None)
+def _batches(attempts: Mapping[str, Attempt], most: int) -> Iterator[list[str]]:
+    """Attempts that pass the model together, at most so many: of one kind, in their order."""
+    kinds: dict[str, list[str]] = {}
+    for key, attempt in attempts.items():
+        kinds.setdefault(attempt.kind, []).append(key)
+    for keys in kinds.values():
+        yield from (keys[i : i + most] for i in range(0, len(keys), most))
+
+
+def _lacks(store: Store, recipes: Sequence[Sequence[Recipe]]) -> bool:
+    names = [name_of(r) for own in recipes for r in own]
+    return any(not store.has_picture(name) and store.error(name) is None for name in names)

@@ -36,6 +36,8 @@ class Row(TypedDict):
     cell: str  # name of the picture in the store
     n: NotRequired[int]  # pictures in the set
     calls: NotRequired[int]  # evaluations of the denoiser that an attack took
+    asked: NotRequired[str]  # the prompt that an attack began with
+    about: NotRequired[dict[str, Any]]  # what an attack says of its attempt, such as a latent's percentile
 
 
 FIELDS = tuple(Row.__annotations__)  # in the order of a table's columns

@@ -87,17 +87,26 @@ class Attempt:
             model = self.edit(model, any_base=True)
         return altered(model, base, self.alteration) if self.alteration else model
 
+    @property
+    def kind(self) -> str:
+        """Attempts of equal kind pass the model together: they differ in prompts, rows, starts and masks only."""
+        tensors, _ = self._packed()
+        shared = [tensors[name] for name in sorted(tensors) if name.startswith(("negative_rows/", "edit/"))]
+        facts = {
+            "settings": dict(self.settings), "strength": self.strength, "alteration": self.alteration, "turned": self.turned,
+            "unedited": self.unedited, "later": self.later and self.later[0], "edit": self.edit.record() if self.edit is not None else None,
+            "has": [name for name in (*self.TENSORS, *self.CONDS) if getattr(self, name) is not None],
+        }  # fmt: skip
+        return _hash(json.dumps(facts, sort_keys=True), shared)
+
     # -- identity and file -----------------------------------------------------------------------------------------
 
     @property
     def fingerprint(self) -> str:
         """Identifies what is drawn: a hash over everything but `about`."""
         tensors, raw = self._packed()
-        digest = hashlib.sha256(json.dumps({k: v for k, v in raw.items() if k != "about"}, sort_keys=True).encode())
-        for name, t in sorted(tensors.items()):
-            digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
-            digest.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        text = json.dumps({k: v for k, v in raw.items() if k != "about"}, sort_keys=True)
+        return _hash(text + " ".join(sorted(tensors)), [tensors[name] for name in sorted(tensors)])
 
     def save(self, path: str | Path) -> None:
         """Write the attempt as one safetensors file, atomically."""
@@ -118,6 +127,15 @@ class Attempt:
             tensors |= {f"edit/{name}": t for name, t in self.edit.tensors().items()}
             raw["edit"] = self.edit.record()
         return tensors, raw
+
+
+def _hash(text: str, tensors: Sequence[Tensor]) -> str:
+    """16 hex digits of a text and of tensors' dtypes, shapes and bytes."""
+    digest = hashlib.sha256(text.encode())
+    for t in tensors:
+        digest.update(f"{t.dtype} {tuple(t.shape)}".encode())
+        digest.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def load_attempt(path: str | Path) -> Attempt:
@@ -162,10 +180,8 @@ def draw(
         UsageError: rows or latents of another shape than the model's, or attempts that differ in more than their tensors and prompts.
     """
     first, how = attempts[0], replace(how, **attempts[0].settings)
-    kinds = {(a.label, json.dumps(dict(a.settings), sort_keys=True), a.strength, a.alteration, a.turned, a.later and a.later[0],
-              *(getattr(a, name) is None for name in (*Attempt.TENSORS, *Attempt.CONDS))) for a in attempts}  # fmt: skip
-    if len(kinds) > 1:
-        raise UsageError(f"attempts: expected one kind, got {len(kinds)}; draw each kind by itself")
+    if (several := len({a.kind for a in attempts})) > 1:
+        raise UsageError(f"attempts: expected one kind, got {several}; draw each kind by itself")
     n, shape = len(seeds), model.latent_shape
     each = [i for i in range(len(attempts)) for _ in seeds]
     cond = Cond.cat([_rows(a, model) for a in attempts])[each]
