@@ -197,7 +197,7 @@ class Attack(ABC):
         """Search with at most `calls` of the denoiser for each attacked prompt, on the edited and the unedited model together.
 
         A batch of 8 pictures is 8 calls, and a gradient counts three times. The target pictures are not counted: every attack has them.
-        A variant that begins after another one has its own count, from its first attempt on.
+        A variant that begins after another one has its own count, from the other's last attempt on.
 
         Raises:
             UsageError: a budget of nothing, or the attack does not apply to the model.
@@ -217,7 +217,7 @@ class Attack(ABC):
             try:
                 for attempts in self.run(model, goal, calls, rng):
                     label = attempts[0].label
-                    begun.setdefault(label, meter.calls if begun else 0)
+                    begun.setdefault(label, spent)
                     used = meter.calls - begun[label]
                     for mark in at:  # what was best when the mark was passed
                         if label in best and mark * n < used:

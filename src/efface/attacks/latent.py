@@ -112,7 +112,7 @@ def inverted(
             before = model.schedule.at(x, levels[i + 1].expand(len(x)))
         guess, t = x, levels[i].expand(len(x))
         for _ in range(rounds):
-            eps = model.to_eps(guess, t, model.predict(guess, t, cond))
+            eps = noise_prediction(model, guess, t, cond, 1.0)
             guess = alpha * (x - before[1] * eps) / before[0] + sigma * eps
         x = guess
     return x
