@@ -34,6 +34,7 @@ from efface.core.log import Log
 if TYPE_CHECKING:  # these import torch, which takes seconds: lists and wrong arguments are answered without it
     from efface.benchmarks.attack import AttackPlan
     from efface.benchmarks.spec import Benchmark
+    from efface.core.attempt import Attempt
     from efface.core.denoiser import Denoiser
     from efface.core.edit import Edit, Header
     from efface.core.export import Exported
@@ -567,6 +568,8 @@ def evaluate(
     size: str = "quick",
     attacks: str = "",
     attack_size: str = "quick",
+    replay: Sequence[Path] = (),
+    concept: str = "",
     keys: Sequence[Path] = (),
     model: str = MOJI,
     device: str = "cpu",
@@ -580,10 +583,12 @@ def evaluate(
     """Measure edits that erase the same concepts, and the unedited Moji, and write a report.
 
     Args:
-        paths: files of the edits.
+        paths: files of the edits, or folders of models that were made elsewhere from `model`.
         output: folder of the run.
         attacks: names from `efface attacks`, separated by commas; "" tries none, at the size full those that need no search.
         attack_size: budget of each attack: smoke, quick or paper.
+        replay: files of attempts that were found on another model, or folders of such files.
+        concept: what models made elsewhere erased, a list; an edit's file says so itself.
         size: size of Moji's benchmark.
         keys: files of keys; each adds the unlocked edit.
         model: a model for `load`.
@@ -606,8 +611,18 @@ def evaluate(
         raise UsageError(
             f"evaluate: expected files of different names, none of them base, got {taken!r} again; rename one"
         )
-    for path in paths:
+    theirs = {path.stem: path for path in paths if (path / "model_index.json").is_file()}
+    files = [path for path in paths if path.stem not in theirs]
+    for path in files:
         read_header(path)
+    if bool(theirs) != bool(concept):
+        got = "none" if theirs else repr(concept)
+        expected = "what the model erased" if theirs else "none, since the edit's file says what it erases"
+        raise UsageError(
+            f"--concept: expected {expected}, got {got}; give it with the folder of a model, and only there"
+        )
+    forgotten = concepts(entries(concept, "--concept"), MOJI)
+    replayed = _attempts(replay)
     writable_folder(output)
     declared = benchmark(size=size)
     attacks = attacks or ATTACKS * (size == "full")
@@ -616,9 +631,14 @@ def evaluate(
     from efface.benchmarks import run
     from efface.report.html import write_report
 
-    made = edits(dict(zip(labels, paths, strict=True)), keys, both=True)
-    erased = _erased({label: edit.header for label, edit in made.items()})
+    made = edits({path.stem: path for path in files}, keys, both=True)
     base = base or load(model, device, dtype, variant, log)
+    for label, path in theirs.items():
+        from efface.core.difference import difference
+
+        made[label] = difference(base, load(str(path), device, dtype, None, log), forgotten, str(path))
+    made = {label: made[label] for label in sorted(made, key=lambda k: labels.index(k.removesuffix("+key")))}
+    erased = _erased({label: edit.header for label, edit in made.items()})
     if base.image_size != 64:
         raise UsageError(
             f"evaluate: Moji's detectors judge Moji's pictures (64 pixels), {model} draws {base.image_size}; "
@@ -628,7 +648,7 @@ def evaluate(
         edit.require(base, any_base)
     rows = run.evaluate(
         base, made, _task(erased, size), declared, output, model=model, any_base=any_base, log=log, commands=commands,
-        attack_plan=_attack_plan(attacks, attack_size), files={p.stem: str(p) for p in paths},
+        attack_plan=_attack_plan(attacks, attack_size, replayed), files={p.stem: str(p) for p in paths},
     )  # fmt: skip
     return Measured(write_report(output), rows, list(made), str(output / "store"))
 
@@ -644,7 +664,12 @@ def _tried(text: str) -> list[str]:
     """
     from efface.attacks import settings as known
 
-    chosen = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    chosen = []
+    for word in dict.fromkeys(word.strip() for word in text.split(",") if word.strip()):
+        name, times, count = word.partition("*")
+        if times and not (count.isascii() and count.isdecimal() and 1 <= int(count) <= 100):
+            raise UsageError(f"attacks: expected a number from 1 to 100 after *, got {word!r}; give {name}*3, say")
+        chosen += [f"{name}:seed={i}" for i in range(int(count))] if times else [name]
     if not chosen:
         raise UsageError("attacks: nothing given; name at least one, see `efface attacks`")
     for name in chosen:
@@ -652,10 +677,27 @@ def _tried(text: str) -> list[str]:
     return chosen
 
 
-def _attack_plan(text: str, size: str) -> "AttackPlan | None":
+def _attempts(paths: Sequence[Path]) -> "tuple[Attempt, ...]":
+    """The attempts in files and folders.
+
+    Raises:
+        UsageError: no such file, a folder without attempts, or a file that is none.
+        EffaceError: a file is damaged.
+    """
+    from efface.core.attempt import load_attempt
+
+    files = [file for path in paths for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])]
+    if paths and not files:
+        raise UsageError(
+            f"--replay: {paths[0]} has no attempts; give a file or a folder that `efface attack` wrote, such as attack/attempts"
+        )
+    return tuple(load_attempt(file) for file in files)
+
+
+def _attack_plan(text: str, size: str, replayed: "tuple[Attempt, ...]" = ()) -> "AttackPlan | None":
     from efface.benchmarks.attack import AttackPlan
 
-    return AttackPlan(tuple(_tried(text)), size) if text else None
+    return AttackPlan(tuple(_tried(text) if text else ()), size, replayed) if text or replayed else None
 
 
 @dataclass(frozen=True)

@@ -172,11 +172,22 @@ def evaluate(
 
 @app.command()
 def attack(
-    edit: Annotated[list[Path], typer.Argument(help="files of edits that erase the same concepts")],
+    edit: Annotated[
+        list[Path],
+        typer.Argument(help="files of edits that erase the same concepts, or folders of models made elsewhere"),
+    ],
     tried: Annotated[
-        str, typer.Option("--with", help="attacks to try, separated by commas; see `efface attacks`")
+        str,
+        typer.Option(
+            "--with", help="attacks to try, separated by commas; see `efface attacks`; soft*3 is three restarts"
+        ),
     ] = "baselines,unlearndiffatk,soft,rece-rows,inverse",
     size: AttackSize = "quick",
+    concept: Annotated[str, typer.Option(help="what models made elsewhere erased, separated by commas")] = "",
+    replay: Annotated[
+        list[Path] | None,
+        typer.Option(help="attempts found on another model, files or folders, to try as they are; may be repeated"),
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="folder for pictures, scores and the report")] = Path(
         "attack"
     ),
@@ -190,8 +201,8 @@ def attack(
     """Attack edits: search for what brings the concept back, judge it at other seeds, write a report. If interrupted, run it again."""
     with _progress() as log:
         measured = api.evaluate(
-            edit, output=output, size="smoke", attacks=tried, attack_size=size, keys=key or [], model=model,
-            device=device, dtype=dtype, variant=variant or None, any_base=any_base,
+            edit, output=output, size="smoke", attacks=tried, attack_size=size, concept=concept, replay=replay or [],
+            keys=key or [], model=model, device=device, dtype=dtype, variant=variant or None, any_base=any_base,
             commands=[api.command(*sys.argv[1:])], log=log,
         )  # fmt: skip
     table = Table("", *measured.labels, "unedited", box=None)
@@ -201,6 +212,8 @@ def attack(
     out.print(table)
     for label, name, reason in measured.inapplicable:
         out.print(f"{name} was not tried on {label}: it {reason}.")
+    if (finds := output / "attempts").is_dir():
+        out.print(f"{finds}: what brought it back, one file each; --replay tries them on another edit.")
     out.print(f"{measured.page}: open it in a browser. {output}/scores.jsonl holds every row.")
 
 

@@ -13,14 +13,15 @@ from toys import tiny
 from efface.attacks.base import Attack, Goal
 from efface.attacks.baselines import Baselines
 from efface.benchmarks import attack as module
-from efface.benchmarks.attack import COUNTS, JUDGED, SEARCHED, AttackPlan, attack
+from efface.benchmarks.attack import COUNTS, JUDGED, SEARCHED, AttackPlan, attack, finds
 from efface.benchmarks.plan import plan
 from efface.benchmarks.row import BASE, NONE, Row
 from efface.benchmarks.spec import Benchmark, Cell, Judge, Sampler, Task
 from efface.benchmarks.store import Store
-from efface.core.attempt import Attempt
+from efface.core.attempt import Attempt, load_attempt
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
+from efface.core.difference import difference
 from efface.core.edit import Edit
 from efface.core.errors import EffaceError, UsageError
 from efface.core.log import Log
@@ -145,3 +146,79 @@ def test_wrong_plans_are_one_sentence(setting: tuple[Any, ...]) -> None:
     with pytest.raises(UsageError, match="no judged prompt asks for what was erased in task 'tiger'"):
         attack(base, edits, unjudged, BENCHMARK, plan(base, edits, unjudged, BENCHMARK), AttackPlan(("marked",), "smoke"),
                store, {"concept": Sees()}, Log())  # fmt: skip
+
+
+def test_attempts_found_elsewhere_are_tried_as_they_are(setting: tuple[Any, ...]) -> None:
+    base, edits, store = setting
+    given = (Attempt("soft", prompt="a king"), Attempt("soft", prompt="a boat"), Attempt("p4d", prompt="a moon"))
+    planned = plan(base, edits, TASK, BENCHMARK)
+    how = AttackPlan((), "smoke", given)
+    rows, _ = attack(base, edits, TASK, BENCHMARK, planned, how, store, {"concept": Sees()}, Log())
+    found = {(r["edit"], r["attack"], r["prompt"], r["calls"]) for r in rows if r["attack"] != NONE}
+    names = {("replayed soft", "a king", 0), ("replayed soft", "a boat", 0), ("replayed p4d", "a moon", 0)}
+    assert found == {(label, *one) for label in (BASE, "uce") for one in names}
+    rows_of_another = base.embed(["a king"])
+    rows_of_another = replace(rows_of_another, tokens=rows_of_another.tokens.repeat(1, 1, 2))
+    wide = Attempt("soft", prompt="a king", rows=rows_of_another)
+    with pytest.raises(UsageError, match="replay it on a model of the family it was found on"):
+        attack(
+            base, edits, TASK, BENCHMARK, planned, AttackPlan((), "smoke", (wide,)), store, {"concept": Sees()}, Log()
+        )
+
+
+def test_what_brought_it_back_is_written_as_files(setting: tuple[Any, ...], tmp_path: Path) -> None:
+    base, edits, store = setting
+    detector = Sees()
+    rows, _ = attacked(base, edits, store, detector)
+    late = [r for r in rows if r["attack"] == "marked"]
+    assert finds(rows, store, tmp_path / "attempts") == []  # nothing did
+    detector.id, detector.tigers = "sees-2", [store.picture(late[0]["cell"])]
+    rows, _ = attacked(base, edits, store, detector)
+    (file,) = finds(rows, store, tmp_path / "attempts")
+    assert file.name == "uce-marked.safetensors"
+    assert load_attempt(file).prompt == "a king"
+
+
+def test_a_model_made_elsewhere_is_attacked_without_its_edit(setting: tuple[Any, ...]) -> None:
+    base, edits, store = setting
+    theirs = difference(base, edits["uce"](base), TASK.erase, "theirs")
+    rows, record = attacked(base, {"theirs": theirs}, store, Sees())
+    assert {r["attack"] for r in rows if r["edit"] == "theirs"} == {NONE}
+    assert record["not applicable"]["theirs"] == {"marked": "needs an edit"}
+
+
+def test_start_noise_counts_once_and_broken_pictures_spoil_no_others(
+    setting: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, edits, store = setting
+    shape = base.latent_shape
+
+    @dataclass(frozen=True, kw_only=True)
+    class Starts(Marked):
+        def applies(self, model: Denoiser, goal: Goal) -> str:
+            return ""
+
+        def run(self, model: Denoiser, goal: Goal, calls: int, rng: Any) -> Iterator[Sequence[Attempt]]:
+            noise = torch.randn(shape, generator=rng)
+            yield [
+                Attempt("starts", prompt=p, latent=noise if i else noise * float("nan"))
+                for i, p in enumerate(goal.prompts)
+            ]
+
+    monkeypatch.setattr(module, "make", lambda name: Starts())
+    rows, _ = attacked(base, edits, store, Sees(), "baselines")
+    own = [r for r in rows if r["attack"] == "baselines" and r["edit"] == "uce"]
+    assert [(r["seed"], r["value"]) for r in own] == [(JUDGED, None), (JUDGED, 0)]
+    assert "NaN" in str(own[0]["error"])
+
+
+def test_a_groups_concepts_share_the_prompts(setting: tuple[Any, ...]) -> None:
+    base, edits, store = setting
+    names = ("tiger", "lion", "cat")
+    task = Task("cats", tuple(Concept(n, "dog") for n in names), cells=tuple(
+        Cell("erase", n, f"a {c} {n}", i) for n in names for i, c in enumerate(("red", "blue", "happy"))
+    ))  # fmt: skip
+    planned, how = plan(base, edits, task, BENCHMARK), AttackPlan(("baselines",), "smoke")
+    rows, _ = attack(base, edits, task, BENCHMARK, planned, how, store, {"concept": Sees()}, Log())
+    plain = [r for r in rows if r["attack"] == NONE and r["edit"] == BASE]
+    assert {(r["concept"], r["asked"]) for r in plain} == {("tiger", "a red tiger"), ("lion", "a red lion")}

@@ -427,3 +427,30 @@ def test_each_next_command_is_one_that_runs(capsys, folder: Path):
     code, out, errors = run(capsys, *said, "--with", "inverse", "--size", "smoke")
     assert code == 0, errors
     assert "inverse" in out
+
+
+def test_a_model_made_elsewhere_is_attacked_and_what_was_found_is_replayed(capsys, folder: Path):
+    code, _, errors = run(capsys, "erase", "tiger", "--to", "cat", "-o", "e.safetensors")
+    assert code == 0, errors
+    code, _, errors = run(capsys, "bake", "e.safetensors", "-o", "baked")
+    assert code == 0, errors
+    code, _, errors = run(capsys, "attack", "baked", "--with", "inverse", "--size", "smoke")
+    assert code == 2
+    assert "--concept: expected what the model erased, got none" in errors
+    code, out, errors = run(
+        capsys, "attack", "baked", "--concept", "tiger", "--with", "rece-rows,inverse", "--size", "smoke", "-o", "a"
+    )
+    assert code == 0, errors
+    assert "inverse was not tried on baked: it needs the edit's file" in out
+    assert Path("a/attempts/baked-rece-rows.safetensors").is_file()
+    code, out, errors = run(
+        capsys, "attack", "e.safetensors", "--with", "inverse", "--replay", "a/attempts", "--size", "smoke", "-o", "b"
+    )
+    assert code == 0, errors
+    assert "replayed rece-rows" in out
+    code, _, errors = run(capsys, "attack", "e.safetensors", "--concept", "tiger")
+    assert code == 2
+    assert "expected none, since the edit's file says what it erases" in errors
+    code, _, errors = run(capsys, "attack", "e.safetensors", "--with", "soft*x")
+    assert code == 2
+    assert "expected a number from 1 to 100 after *" in errors

@@ -32,6 +32,7 @@ class Backdoor(Attack):
     """A trigger planted before erasing."""
 
     access = "before"
+    gives = "weights"
     uses = ()
 
     @override

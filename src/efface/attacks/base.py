@@ -27,6 +27,14 @@ ACCESS = {  # what the attacker has or does, from least to most
     "weights": "has the weights and changes them",
     "before": "changed the weights before the concept was erased",
 }
+GIVES = {  # what is found, and given to the model
+    "words": "prompts that anyone can type",
+    "settings": "settings of the sampler, start pictures, other files",
+    "rows": "encoded prompts",
+    "latents": "start noise",
+    "weights": "other weights",
+}
+Gives = Literal["words", "settings", "rows", "latents", "weights"]
 Access = Literal["prompt", "picture", "encoder", "rows", "latent", "weights", "before"]
 SIZES = {"smoke": 600, "quick": 4_000, "paper": 60_000}  # calls of the denoiser for each attacked prompt
 
@@ -158,11 +166,13 @@ class Elite:
 class Attack(ABC):
     """Hyper-parameters of an attack. `find(model, goal, calls)` returns what it found within `calls` of the denoiser for each prompt.
 
-    Subclasses are frozen dataclasses whose fields are declared with `param`; `access` is what the attacker has (a key of ACCESS),
-    `gradients` whether gradients are taken, `uses` the pictures of the goal that it needs, `presets` the named settings.
+    Subclasses are frozen dataclasses whose fields are declared with `param`; `access` is what the attacker has (a key of ACCESS), `gives`
+    what is found (of GIVES), `gradients` whether gradients are taken, `uses` the pictures of the goal that it needs, `presets` the named
+    settings.
     """
 
     access: ClassVar[Access]
+    gives: ClassVar[Gives]
     gradients: ClassVar[bool] = False
     uses: ClassVar[tuple[str, ...]] = ("targets",)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

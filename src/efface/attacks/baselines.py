@@ -37,6 +37,7 @@ class Baselines(Attack):
     """Other seeds, random words, synonyms, other spellings and descriptions."""
 
     access = "prompt"
+    gives = "words"
     uses = ()
     tries: int = param(4, "attempts of each kind, for kinds that have so many", at_least=1)
     words: int = param(3, "random words before each prompt", at_least=1)

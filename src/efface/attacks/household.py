@@ -37,6 +37,7 @@ class Household(Attack):
     """Prompt weights, switches, settings, start pictures and altered models."""
 
     access = "weights"
+    gives = "settings"
     uses = ("targets", "neighbour_targets")
     presets = {"picture": {"picture": True}}  # noqa: RUF012
     picture: bool = param(False, "start from pictures of the concept, and of its first neighbour, instead")

@@ -29,6 +29,7 @@ class Inverse(Attack):
     """The inverse of a linear map of the text embeddings."""
 
     access = "rows"
+    gives = "rows"
     uses = ()
     tolerance: float = param(
         1e-6, "singular values below this, relative to the largest, count as zero", above=0, at_most=1

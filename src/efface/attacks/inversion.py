@@ -32,6 +32,7 @@ class Inversion(Attack):
     """A word learnt through the edited model."""
 
     access = "weights"
+    gives = "rows"
     gradients = True
     uses = ("targets", "turned_targets")
     presets = {"control": {"control": True}}  # noqa: RUF012

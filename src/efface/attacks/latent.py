@@ -37,6 +37,7 @@ class Latent(Attack):
     """Start noise of a picture of the concept."""
 
     access = "latent"
+    gives = "latents"
     presets = {"empty": {"text": False}, "follow": {"by": "gradient"}}  # noqa: RUF012
     by: Literal["inversion", "gradient"] = param("inversion", "how the noise is found")
     text: bool = param(True, "whether the prompt is given; otherwise the empty one")

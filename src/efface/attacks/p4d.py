@@ -39,6 +39,7 @@ class P4D(Attack):
     """Words with which the edited model predicts what the unedited one does."""
 
     access = "weights"
+    gives = "words"
     gradients = True
     presets = {  # noqa: RUF012
         "k": {"form": "between"}, "prefix": {"form": "prefix", "tokens": 5, "rate": 0.01},

@@ -28,6 +28,7 @@ class RECERows(Attack):
     """Rows in closed form from the original and the edited keys and values."""
 
     access = "rows"
+    gives = "rows"
     uses = ()
 
     @override

@@ -34,6 +34,7 @@ class Relearn(Attack):
     """Fine-tuning on a few pictures."""
 
     access = "weights"
+    gives = "weights"
     gradients = True
     uses = ("targets", "turned_targets", "neighbour_targets", "other_targets")
     presets = {  # noqa: RUF012

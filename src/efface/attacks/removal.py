@@ -35,6 +35,7 @@ class Removal(Attack):
     """Scaled, negated, cut and pruned edits, and gradient ascent."""
 
     access = "weights"
+    gives = "weights"
     gradients = True
     rank: int = param(8, "rank of the LoRA", at_least=1)
     rate: float = param(1e-3, "learning rate of the LoRA", above=0)

@@ -38,6 +38,7 @@ class RingABell(Attack):
     """Words with the encoding of the prompt and more of the concept."""
 
     access = "encoder"
+    gives = "words"
     uses = ()
     presets = {"gradient": {"by": "gradient"}, "rows": {"by": "rows"}, "released": {"elitism": False}}  # noqa: RUF012
     by: Literal["genetic", "gradient", "rows"] = param(

@@ -31,6 +31,7 @@ class Soft(Attack):
     """Projected gradient on the encoded prompt."""
 
     access = "rows"
+    gives = "rows"
     gradients = True
     presets = {"linf": {"norm": "linf"}, "universal": {"universal": True}}  # noqa: RUF012
     radius: float = param(1.0, "r: of a row's change, relative to the row's norm", above=0)

@@ -35,6 +35,7 @@ class UnlearnDiffAtk(Attack):
     """Adversarial words by projected gradient on their distributions."""
 
     access = "weights"
+    gives = "words"
     gradients = True
     presets = {"released": {"draws": 1, "order": "sequential"}, "suffix": {"where": "suffix"}}  # noqa: RUF012
     tokens: int = param(3, "k: tokens that are added; the paper has 5 for nudity", at_least=1)

@@ -4,6 +4,7 @@ A search is kept in the store under a hash of all that it depends on, with its a
 stopped. The unedited model is attacked as well: an attack that fails there says nothing about an edit.
 """
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,14 +23,17 @@ from efface.benchmarks.store import Recipe, Store, name_of
 from efface.core.attempt import Attempt, Drawing, draw, load_attempt
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
+from efface.core.difference import ELSEWHERE
 from efface.core.edit import Edit
 from efface.core.errors import EffaceError, UsageError, nearest
+from efface.core.files import replace_file
 from efface.core.log import Log
 from efface.metrics.detectors import Detector
 
 COUNTS = {"smoke": (2, 2), "quick": (4, 4), "paper": (8, 8)}  # attacked prompts of a task, and judged seeds of each
 SEARCHED, JUDGED = 2_000_000, 3_000_000  # first seeds of the search and of the pictures that are judged
 PICTURES = 4  # target pictures of each prompt
+REPLAYED = "replayed "  # before an attack's name: its attempts were found elsewhere
 
 Record = dict[str, Any]
 Variants = Mapping[
@@ -44,16 +48,18 @@ class AttackPlan:
     Args:
         attacks: names from `efface attacks`, presets included, hyper-parameters behind colons.
         size: smoke, quick or paper: the calls of the denoiser for each prompt (`attacks.base.SIZES`), the prompts and the seeds.
+        replayed: attempts that were found elsewhere, tried as they are.
     """
 
     attacks: tuple[str, ...]
     size: str = "quick"
+    replayed: tuple[Attempt, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what is no attack or no size."""
         if self.size not in SIZES:
             raise UsageError(f"attacks: unknown size {self.size!r}; {nearest(self.size, SIZES)}")
-        if not self.attacks or len(set(self.attacks)) < len(self.attacks):
+        if len(set(self.attacks)) < len(self.attacks) or not (self.attacks or self.replayed):
             raise UsageError(f"attacks: expected different names, got {list(self.attacks)}; give each once")
         for name in self.attacks:
             make(name)
@@ -97,6 +103,8 @@ def attack(
         raise UsageError(
             f"attacks: no judged prompt asks for what was erased in task {task.name!r}; choose a benchmark with a judge for it"
         )
+    for attempt in attack_plan.replayed:
+        attempt.require(base)
     rows, record = [], {"size": attack_plan.size, "calls": attack_plan.calls, "not applicable": {}, "cost": {}}
     for label, edit in {BASE: None, **edits}.items():
         target = _Target(label, base if edit is None else edit(base, any_base=any_base), base, edit)
@@ -104,7 +112,8 @@ def attack(
             if given is None:
                 continue
             plain, asked = given
-            goal = replace(plain, edit=edit)  # the pictures that it keeps are drawn once for all models
+            known = edit if edit is not None and edit.header.method != ELSEWHERE else None
+            goal = replace(plain, edit=known)  # the pictures that it keeps are drawn once for all models
             found: dict[str, Variants] = {NONE: {"": {0: [Attempt(NONE, prompt=p) for p in goal.prompts]}}}
             for name in attack_plan.attacks:
                 one = make(name)
@@ -113,6 +122,8 @@ def attack(
                     continue
                 found[name], cost = _searched(target, goal, one, attack_plan.calls, store, log)
                 record["cost"].setdefault(label, {}).setdefault(name, {})[goal.concept.name] = cost
+            for name in dict.fromkeys(a.attack for a in attack_plan.replayed):
+                found[f"{REPLAYED}{name}"] = {"": {0: [a for a in attack_plan.replayed if a.attack == name]}}
             judge = benchmark.judges[asked.judge]
             rows += _judged(target, goal, asked, found, attack_plan, planned, store, judge, detectors[asked.judge], log)
     return rows, record
@@ -174,6 +185,22 @@ def _searched(target: _Target, goal: Goal, one: Attack, calls: int, store: Store
     return attempts, {k: kept[k] for k in ("calls", "texts", "pictures", "seconds")}
 
 
+def finds(rows: Sequence[Row], store: Store, folder: Path) -> list[Path]:
+    """Copy the first attempt of each model and attack that brought the concept back into `folder`, as files that can be replayed."""
+    first: dict[tuple[str, str], str] = {}
+    for row in rows:
+        if row["attack"] not in ("", NONE) and row["edit"] != BASE and row["value"] == 1 and "attempt" in row:
+            first.setdefault((row["edit"], row["attack"]), row["attempt"])
+    written = []
+    for (label, name), fingerprint in first.items():
+        if store.has_attempt(fingerprint):
+            with store.attempt_file(fingerprint) as path:
+                target = folder / f"{label}-{name.replace(':', '-').replace('=', '-')}.safetensors"
+                replace_file(target, lambda part, source=path: shutil.copyfile(source, part))
+                written.append(target)
+    return written
+
+
 def _loaded(store: Store, fingerprint: str) -> Attempt:
     with store.attempt_file(fingerprint) as path:
         return load_attempt(path)
@@ -192,7 +219,8 @@ def _judged(
     for attack_name, variants in found.items():
         tried = [_Tried(mark, variant, at) for variant, marks in variants.items() for mark, at in marks.items()]
         fixed = all(a.latent is not None for t in tried for a in t.attempts)  # then every seed gives the same picture
-        for i, prompt in enumerate(goal.prompts):
+        replayed = attack_name.startswith(REPLAYED)
+        for i, prompt in enumerate([a.prompt for a in tried[0].attempts] if replayed else goal.prompts):
             for j, seed in enumerate(seeds[:1] if fixed else seeds):
                 cell = Cell("erase", goal.concept.name, prompt, seed, asked.judge)
                 shown = [(t, name, seen.get(name, {})) for t in tried if (name := names[t.attempts[i].fingerprint][j])]
@@ -210,7 +238,7 @@ def _judged(
                 searched = attack_plan.calls * any(t.mark for t in tried)  # some need no search
                 rows.append({
                     **row, "attack": attack_name, "group": best.variant, "prompt": attempt.prompt or prompt, "asked": prompt,
-                    "calls": best.mark if worth else searched, "about": dict(attempt.about),
+                    "calls": best.mark if worth else searched, "attempt": attempt.fingerprint, "about": dict(attempt.about),
                 })  # fmt: skip
     return rows
 

@@ -37,6 +37,7 @@ class Row(TypedDict):
     n: NotRequired[int]  # pictures in the set
     calls: NotRequired[int]  # evaluations of the denoiser that an attack took
     asked: NotRequired[str]  # the prompt that an attack began with
+    attempt: NotRequired[str]  # its fingerprint
     about: NotRequired[dict[str, Any]]  # what an attack says of its attempt, such as a latent's percentile
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from efface.benchmarks.attack import AttackPlan, attack
+from efface.benchmarks.attack import AttackPlan, attack, finds
 from efface.benchmarks.draw import BatchTooLarge, draw
 from efface.benchmarks.fit import fit_all, load_fit
 from efface.benchmarks.judge import judge, open_detector
@@ -79,6 +79,7 @@ def evaluate(
             base, edits, task, benchmark, planned, attack_plan, store, detectors, log, any_base=any_base
         )
         rows += tried
+        finds(tried, store, folder / "attempts")
     _write_rows(folder / "scores.jsonl", rows)
     if not store.local:  # a report reads files
         for image in {row["image"] for row in rows if row["image"]}:

@@ -249,6 +249,10 @@ class Store:
         """Keep an attempt's file."""
         self._write(f"attempts/{fingerprint[:2]}/{fingerprint}.safetensors", file.read_bytes())
 
+    def has_attempt(self, fingerprint: str) -> bool:
+        """Whether an attempt's file is here."""
+        return self.fs.exists(self._path(f"attempts/{fingerprint[:2]}/{fingerprint}.safetensors"))
+
     @contextlib.contextmanager
     def attempt_file(self, fingerprint: str) -> Iterator[Path]:
         """An attempt's file, on the local disk while the block runs."""

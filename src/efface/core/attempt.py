@@ -87,6 +87,25 @@ class Attempt:
             model = self.edit(model, any_base=True)
         return altered(model, base, self.alteration) if self.alteration else model
 
+    def require(self, model: Denoiser) -> None:
+        """Refuse a model that the attempt does not fit.
+
+        Raises:
+            UsageError: its rows, latents or edit are of another family or shape of model.
+        """
+        for cond in (self.rows, self.negative_rows):
+            if cond is not None:
+                _checked(cond, self, model)
+        for name, shape in (
+            ("latent", model.latent_shape),
+            ("picture", model.latent_shape),
+            ("mask", model.latent_shape[1:]),
+        ):
+            if (given := getattr(self, name)) is not None:
+                _stacked([given], shape, model)
+        if self.edit is not None:
+            self.edit.changes(model)
+
     @property
     def kind(self) -> str:
         """Attempts of equal kind pass the model together: they differ in prompts, rows, starts and masks only."""

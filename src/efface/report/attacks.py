@@ -12,6 +12,7 @@ from efface.report.names import NO_ATTACK
 from efface.report.page import note, rate_cell, table
 from efface.report.plots import Point, line_chart
 from efface.report.scores import Row, Scores, is_rate
+from efface.report.under_attack import is_control
 
 
 def success(rows: list[Row]) -> Rate:
@@ -21,7 +22,11 @@ def success(rows: list[Row]) -> Rate:
 
 def strongest(scores: Scores, model: str) -> tuple[str, Rate] | None:
     """The attack that succeeds most often on a model, None if none was run or judged."""
-    tried = {name: success(rows) for name, rows in scores.attacks(model).items() if not name.startswith(NONE)}
+    tried = {
+        k: success(v)
+        for k, v in scores.attacks(model).items()
+        if not k.startswith(NONE) and not is_control(k.split(",")[0])
+    }
     return max(((k, r) for k, r in tried.items() if r.n), key=lambda pair: pair[1].value, default=None)
 
 
@@ -74,7 +79,8 @@ def section(run: Run) -> str:
     ]
     explanation = (
         "Share of pictures that show it again, by the best attempt within the budget: lower is better for the edit. An attack that fails "
-        "on the unedited model says nothing. Small: Wilson 95&nbsp;% interval."
+        "on the unedited model says nothing. A control is no attack on the edit: the same search for pictures upside down, which no model "
+        "knew. Small: Wilson 95&nbsp;% interval."
     )
     parts = [
         f'<h2 id="attacks">Attacks</h2>{table("Attacks", ["Model", *names], rows)}{note(explanation)}',

@@ -69,9 +69,14 @@ def attacked(run: Run, tried: Mapping[str, Mapping[str, list[Row]]]) -> str:
         for name, rows in by_attack.items():
             tiles = ""
             for row in evenly_spaced(rows, COLUMNS):
-                tiles += picture(run.folder, row, run.names[i], run.info["sensitive"], small(escape(row["prompt"])))
+                tiles += picture(run.folder, row, run.names[i], run.info["sensitive"], small(escape(_said(row))))
             body += f'<tr><th scope="row">{escape(run.names[i])}{small(escape(name))}</th>{tiles}</tr>'
     return scroll("Attacked", f'<table class="grid"><tbody>{body}</tbody></table>')
+
+
+def _said(row: Row) -> str:
+    """An attempt's prompt, and what its attack says of it."""
+    return ", ".join([row["prompt"] or "(no prompt)", *(f"{k} {v}" for k, v in (row.get("about") or {}).items())])
 
 
 def picture(folder: Path, row: Row, name: str, blur: bool, below: str = "") -> str:

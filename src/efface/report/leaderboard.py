@@ -5,21 +5,26 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from efface.core.files import write_text
+from efface.benchmarks.row import NONE
+from efface.core.files import from_json, write_text
 from efface.metrics.calibration import calibration
 from efface.report import board as boards
-from efface.report import published
+from efface.report import published, under_attack
 from efface.report.board import Board
 from efface.report.data import calibration_json, table_csv
+from efface.report.estimates import Estimate
 from efface.report.folder import Sweep, read_sweep
 from efface.report.judges import judges_section
 from efface.report.many import many_json, many_markdown, many_section, sequence_json, sequence_section, single_tasks
 from efface.report.matrix import changes, concept_columns, matrix, shaded
 from efface.report.names import GAP, NO_ATTACK, RATES, ROLE_NAMES, method_description, percent
 from efface.report.page import Th, commands, facts, folded, link, note, page, report_link, table
+from efface.report.plots import standalone
 from efface.report.scores import Row, Scores
+from efface.report.under_attack import trade_off
 
 ASKED = (
     "erase",
@@ -45,6 +50,11 @@ def write_leaderboard(folder: Path) -> Path:
         "leaderboard.csv": table_csv(made, list(made[0])), "leaderboard.md": _markdown(sweep, board),
         "leaderboard.json": _json(sweep, board, made), "leaderboard.tex": boards.latex(board, title), "index.html": _page(sweep, board),
     }  # fmt: skip
+    if under := board.ranking.attacked:
+        figure = trade_off(under, *_named(board), _kept(board))
+        files |= {"attacks.md": _attacks_markdown(sweep, board)} | (
+            {"attacks.svg": standalone(figure)} if figure else {}
+        )
     for name, text in files.items():
         write_text(folder / name, text)
     return folder / "index.html"
@@ -72,7 +82,70 @@ def _markdown(sweep: Sweep, board: Board) -> str:
 
 
 def _attacks(board: Board) -> str:
-    return "" if any(board.scores.attacks(m) for m in board.methods) else NO_ATTACK
+    return "" if board.ranking.attacked else NO_ATTACK
+
+
+def _attacks_markdown(sweep: Sweep, board: Board) -> str:
+    """The page of attacks: what was tried, a figure, the tables, what the searches cost."""
+    under, info = board.ranking.attacked, sweep.info
+    assert under is not None
+    tried = ", ".join(f"`{name}`" for name in under.names if name != NONE)
+    tasks = ", ".join(sorted({row["task"] for rows in under.rows.values() for row in rows}))
+    intro = (
+        f"What still gets through: {len(board.methods) - len(board.bases)} methods on {tasks}, attacked with {tried}. "
+        f"{_budget(sweep)} Model {info['model']} ({info['fingerprint']}), efface {info['version']}."
+    )
+    figure = "![What no attack brought back, against what was kept](attacks.svg)"
+    return (
+        "\n\n".join(
+            [
+                f"# Attacks: {info['benchmark']}",
+                intro,
+                figure,
+                under_attack.markdown(under, *_named(board)),
+                _cost(sweep),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _budget(sweep: Sweep) -> str:
+    """The budget of a prompt, and how many prompts and seeds were judged."""
+    about = [record for path in sorted(sweep.folder.glob("*/run.json")) if (record := _record(path)).get("calls")]
+    if not about:
+        return ""
+    size, calls = about[0]["size"], about[0]["calls"]
+    return f"Budget ({size}): {calls:,} calls of the denoiser for each prompt and attack; a gradient counts as three."
+
+
+def _cost(sweep: Sweep) -> str:
+    """Mean calls, prompts through the text encoder and seconds of each attack's searches."""
+    spent: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for path in sorted(sweep.folder.glob("*/run.json")):
+        for by_attack in (_record(path).get("cost") or {}).values():
+            for name, by_concept in by_attack.items():
+                spent[name] += by_concept.values()
+    lines = ["| attack | searches | calls of the denoiser | prompts encoded | seconds |", "|---|---|---|---|---|"]
+    for name, own in spent.items():
+        means = [fmean(float(one[key]) for one in own) for key in ("calls", "texts", "seconds")]
+        lines.append(f"| {name} | {len(own)} | {means[0]:,.0f} | {means[1]:,.0f} | {means[2]:.1f} |")
+    return "## Cost of a search, a mean\n\n" + "\n".join(lines)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    found = from_json(path.read_text(encoding="utf-8"))
+    return (found.get("attacks") if isinstance(found, dict) else None) or {}
+
+
+def _named(board: Board) -> tuple[list[str], dict[str, str]]:
+    """The methods as the ranked table has them, and their displayed names."""
+    return board.ranking.order, {m: board.name(m) for m in board.methods}
+
+
+def _kept(board: Board) -> dict[str, Estimate | None]:
+    """What each method kept: neighbours and unrelated concepts."""
+    return {m: board.ranking.column(m, ("neighbour", "distant")) for m in board.methods}
 
 
 def board_of(sweep: Sweep) -> Board:
@@ -122,6 +195,7 @@ def _page(sweep: Sweep, board: Board) -> str:
     names = facts((m, text) for m in board.methods if (text := method_description(m)))
     sections = [
         head + boards.section(board, "#tasks"),
+        _under_attack(board),
         folded("What the methods do", names),
         many_section(sweep, board),
         sequence_section(sweep, board),
@@ -132,6 +206,11 @@ def _page(sweep: Sweep, board: Board) -> str:
         _method(sweep),
     ]
     return page(f"Leaderboard: {info['benchmark']}", sections)
+
+
+def _under_attack(board: Board) -> str:
+    under = board.ranking.attacked
+    return under_attack.section(under, *_named(board)) + trade_off(under, *_named(board), _kept(board)) if under else ""
 
 
 def _by_task(board: Board) -> Mapping[str, Scores]:

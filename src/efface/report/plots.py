@@ -5,6 +5,7 @@ from html import escape
 from math import log
 
 from efface.metrics.rates import Rate
+from efface.report.estimates import Estimate
 from efface.report.names import percent
 from efface.report.page import note
 
@@ -14,9 +15,12 @@ DASHES = ("", "6 3", "2 3")
 LEADING = 13  # between names that stand below each other
 
 Point = tuple[float, float]
+Share = Rate | Estimate
 
 
-def scatter(rates: Mapping[str, tuple[Rate, Rate]], bases: Collection[str], across: str) -> str:
+def scatter(
+    rates: Mapping[str, tuple[Share, Share]], bases: Collection[str], across: str, up: str = "erased, %"
+) -> str:
     """A scatter plot of (kept, erased) for each model, with intervals; `bases` are unedited. Labels are next to the plot, with lines."""
     low = (
         0.5 if min(kept.interval[0] for kept, _ in rates.values()) >= 0.5 else 0.0
@@ -41,7 +45,7 @@ def scatter(rates: Mapping[str, tuple[Rate, Rate]], bases: Collection[str], acro
         marks += f'<g class="{kind}"><path d="M{left} {y}H{right}M{x} {bottom}V{top}"/>{shape}</g>'
         labels += f'<text class="{kind} right" x="350" y="{spot + 4}">{escape(name)}</text>'
     points = "; ".join(f"{name}: kept {percent(k.value)}, erased {percent(g.value)}" for name, (k, g) in rates.items())
-    inside, width = marks + _titles(across, "erased, %") + labels, 360 + 7 * max(map(len, order))
+    inside, width = marks + _titles(across, up) + labels, 360 + 7 * max(map(len, order))
     svg = _svg(points, inside, height + 40, width)
     return svg + note("Up and right is better. Bars: Wilson 95&nbsp;% intervals.")
 
@@ -93,6 +97,18 @@ def _frame(ticks: Sequence[float], place: Callable[[float], float]) -> str:
         _, y = _at(0.0, tick / 100)
         marks += f'<path class="rule" d="M50 {y}H330"/><text class="left" x="44" y="{y + 4}">{tick}</text>'
     return marks
+
+
+def standalone(svg: str) -> str:
+    """A figure as a file of its own."""
+    style = (
+        "<style>text{font:11px system-ui,sans-serif;fill:#667;text-anchor:middle}.rule{stroke:#ccc;stroke-width:.7}"
+        ".lead{stroke:#99a;stroke-width:.4}g{fill:currentColor;stroke:currentColor;stroke-width:1.2}.line{fill:none;stroke-width:2}"
+        ".left{text-anchor:end}.right{text-anchor:start}.edit{color:#15803d}.base{color:#667}"
+        "text.edit,text.base{fill:currentColor;font-weight:600}</style>"
+    )
+    figure = svg[: svg.index("</svg>") + len("</svg>")]
+    return figure.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1).replace(">", f">{style}", 1)
 
 
 def _svg(description: str, inside: str, height: int = 300, width: int = 340) -> str:

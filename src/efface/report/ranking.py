@@ -4,21 +4,22 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from html import escape
-from math import fsum, sqrt
 from statistics import fmean
-from typing import NamedTuple
 
 from efface.metrics.rates import Rate
-from efface.report.names import GAP, percent
+from efface.report.estimates import Estimate, combined, task_mean
+from efface.report.estimates import shown as in_percent
+from efface.report.names import GAP
 from efface.report.page import Th, note, seconds, size, small, table
-from efface.report.scores import Row, Scores, is_rate, wilson_at
+from efface.report.scores import Row, Scores, is_rate
 from efface.report.summary import GROUPS
+from efface.report.under_attack import attacked
 
 Lines = Sequence[tuple[str, str]]  # a cell: values, each with its small print
 
 GONE = {"erased": ("erase",), "other words": ("synonym", "implicit")}  # a column of the table and its roles
 KEPT = {"neighbours": ("neighbour",), "distant": ("distant",), "style kept": ("companion",)}
-HEADS = ["method", *GONE, *KEPT, "many at once", "seconds", "size"]
+UNDER = ["erased under attack (union)", "steps to relearn"]
 RULE = (
     "Rank: one plus the number of methods whose whole 95 % interval of the score lies above this method's, so that methods which the "
     "pictures cannot tell apart share a rank. Score: the harmonic mean of what was erased (the mean of “erased” and “other words”) and "
@@ -32,45 +33,11 @@ MEANING = (
     "once: the harmonic mean of erased and kept (neighbours, distant) where several concepts are erased at once. Seconds: of training; "
     "size: of the edit's tensors (medians)."
 )
-
-
-class Estimate(NamedTuple):
-    """A number from 0 to 1 with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def task_mean(rates: Sequence[Rate], seeds: int = 1) -> Estimate:
-    """Mean of the rates of tasks, each judged by its own detector, with Wilson's interval at the effective number of pictures.
-
-    The variance of the mean of m rates r_i is Σ (r_i - r)² / (m (m - 1)). n is how many independent pictures have that variance, but
-    never more than m² / Σ 1/n_i, what independent pictures would be worth, divided by the number of training seeds: the same prompts
-    drawn once more are no further evidence.
-    """
-    m, value = len(rates), fmean(rate.value for rate in rates)
-    n = m * m / fsum(1 / rate.n for rate in rates)
-    between = fsum((rate.value - value) ** 2 for rate in rates) / (m * (m - 1)) if m > 1 else 0.0
-    binomial = value * (1 - value) / n
-    return Estimate(value, *wilson_at(value, n / max(seeds, between / binomial if binomial else 1)))
-
-
-def combined(function: Callable[[Sequence[float]], float], parts: Sequence[Estimate]) -> Estimate:
-    """A function that grows with each of its parts, with an interval from theirs as if they were independent.
-
-    MOVER (Zou and Donner 2008): the distance to the lower limit is the root of the sum of squares of what each part alone, at its own
-    lower limit, would take from the value; for the upper limit likewise.
-    """
-    values = [part.value for part in parts]
-    value = function(values)
-
-    def away(limits: Sequence[float]) -> float:
-        moved = [function([*values[:i], limit, *values[i + 1 :]]) - value for i, limit in enumerate(limits)]
-        return sqrt(fsum(x * x for x in moved))
-
-    low, high = away([part.low for part in parts]), away([part.high for part in parts])
-    return Estimate(value, max(0.0, value - low), min(1.0, value + high))
+ATTACKED = (
+    "Erased under attack: the share of pictures that none of the attacks that leave the weights alone brought back, at seeds they did not "
+    "see. Steps to relearn: of fine-tuning on pictures of the concept until half of the pictures show it again (median); below it, the "
+    "same for its pictures upside down, which no model knew."
+)
 
 
 def harmonic(gone: float, kept: float) -> float:
@@ -86,7 +53,8 @@ class Ranking:
     """
 
     def __init__(self, rows: Iterable[Row], many: Iterable[Row], methods: Sequence[str], bases: Sequence[str]) -> None:
-        self.methods, self.bases = list(methods), set(bases)
+        rows = list(rows)
+        self.methods, self.bases, self.attacked = list(methods), set(bases), attacked(rows, bases)
         self._tasks = _by_task(_drawn(rows, self.bases))
         self._many = _by_task(_drawn(many, self.bases))
 
@@ -154,6 +122,13 @@ class Ranking:
         edits = [m for m in self.methods if m not in self.bases and m not in self.scores]
         return [*self.scores, *edits, *(m for m in self.methods if m in self.bases)]
 
+    @property
+    def heads(self) -> list[str]:
+        """The table's columns: nine, with attacks or without."""
+        if self.attacked:
+            return ["method", *GONE, *UNDER, *KEPT, "cost"]
+        return ["method", *GONE, *KEPT, "many at once", "seconds", "size"]
+
     def why_not(self, method: str, roles: Sequence[str] = (), many: bool = False) -> str:
         """Why a method has no value in a column."""
         tasks, roles = (self._many, ("erase",)) if many else (self._tasks, roles)
@@ -211,23 +186,20 @@ def cells(ranking: Ranking, method: str, cost: Mapping[str, float | None]) -> li
     """The eight cells of a method's row, after its name."""
     shown: list[Lines] = []
     for name, roles in (GONE | KEPT).items():
+        if name == next(iter(KEPT)) and ranking.attacked:
+            shown += [[ranking.attacked.union(method)], [ranking.attacked.steps(method)]]
         groups = ranking.neighbour_groups if name == "neighbours" else []
-        whole = [_shown(ranking.column(method, roles), ranking.why_not(method, roles))]
-        lines = [_shown(ranking.column(method, roles, g), "not run", GROUPS[g]) for g in groups]
+        whole = [in_percent(ranking.column(method, roles), ranking.why_not(method, roles))]
+        lines = [in_percent(ranking.column(method, roles, g), "not run", GROUPS[g]) for g in groups]
         shown.append(lines or whole)
-    shown.append([_shown(ranking.many(method), ranking.why_not(method, many=True))])
     why = "no edit" if method in ranking.bases else "not recorded"
-    for key, text in (("seconds", seconds), ("bytes", size)):
-        x = cost.get(key)
-        shown.append([("–", why) if x is None else (text(x), "")])
-    return shown
-
-
-def _shown(estimate: Estimate | None, why: str, name: str = "") -> tuple[str, str]:
-    if estimate is None:
-        return "–", f"{name}: {why}" if name else why
-    low, high = (percent(x).removesuffix(f"{GAP}%") for x in (estimate.low, estimate.high))
-    return percent(estimate.value).removesuffix(f"{GAP}%"), f"{low}–{high}{f' {name}' if name else ''}"
+    spent = [
+        ("–", why) if (x := cost.get(key)) is None else (text(x), "")
+        for key, text in (("seconds", seconds), ("bytes", size))
+    ]
+    if ranking.attacked:
+        return [*shown, spent if spent[0] != spent[1] else spent[:1]]
+    return [*shown, [in_percent(ranking.many(method), ranking.why_not(method, many=True))], *([one] for one in spent)]
 
 
 def _named(ranking: Ranking, method: str, name: str) -> tuple[str, str]:
@@ -237,7 +209,7 @@ def _named(ranking: Ranking, method: str, name: str) -> tuple[str, str]:
     score = ranking.scores.get(method)
     if score is None:
         return name, ranking.why_unranked(method)
-    value, interval = _shown(score, "")
+    value, interval = in_percent(score, "")
     return f"{ranking.rank(method)} · {name}", f"score {value}, {interval}"
 
 
@@ -251,16 +223,17 @@ def section(ranking: Ranking, costs: Costs, name: Callable[[str], str]) -> str:
         head, below = _named(ranking, m, name(m))
         shown = ["".join(f"{escape(a)}{small(escape(b))}" for a, b in cell) for cell in cells(ranking, m, costs(m))]
         rows.append((f"{escape(head)}{small(escape(below))}", shown))
-    return f"{table('Leaderboard', [Th(h) for h in HEADS], rows)}<p>{escape(RULE)}</p>{note(escape(MEANING))}"
+    meaning = f"{MEANING} {ATTACKED}" if ranking.attacked else MEANING
+    return f"{table('Leaderboard', [Th(h) for h in ranking.heads], rows)}<p>{escape(RULE)}</p>{note(escape(meaning))}"
 
 
 def markdown(ranking: Ranking, costs: Costs, name: Callable[[str], str]) -> str:
     """The table and its rule, as Markdown that fits the width of a page on GitHub: small print stands below each value."""
-    text = [f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
+    text = [f"| {' | '.join(ranking.heads)} |", "|---" * len(ranking.heads) + "|"]
     for m in ranking.order:
         given = [_lines([_named(ranking, m, name(m))]), *(_lines(cell) for cell in cells(ranking, m, costs(m)))]
         text.append(f"| {' | '.join(given)} |")
-    return "\n".join([*text, "", RULE, "", MEANING])
+    return "\n".join([*text, "", RULE, "", MEANING, *(["", ATTACKED] if ranking.attacked else [])])
 
 
 def _lines(lines: Lines) -> str:
