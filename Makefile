@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test fast fuzz lint leaderboard real-size mutants clean
+.PHONY: demo test fast fuzz lint leaderboard attacks real-size mutants clean
 
 demo: $(READY)
 	$(BIN)/efface demo
@@ -39,6 +39,9 @@ $(READY): pyproject.toml constraints.txt
 METHODS := uce,uce-2023,uce-2025,time,rece,cpe,mace,mapping,esd-x,naive,ablation,ap,age,spm,receler,kpop,sld-max,negative
 MANY := uce,uce-2023,uce-2025,time,rece,cpe,mace,mapping,esd-x
 
+ATTACKS := baselines,household,unlearndiffatk,p4d,ring-a-bell,soft,rece-rows,inverse,inversion,inversion-control,latent,relearn,relearn-control,removal
+ATTACKED := uce,time,rece,cpe,mace,mapping,esd-x,ablation,spm,receler,kpop,sld-max
+
 leaderboard: $(READY)
 	$(BIN)/efface bench --methods $(METHODS) --concepts tiger,rose,noto,santa,alcohol,tiger+noto -o leaderboard --store leaderboard/store
 	$(BIN)/efface bench --methods $(MANY) --concepts many-5,many-25,sequence -o leaderboard/many --store leaderboard/store
@@ -48,6 +51,13 @@ leaderboard: $(READY)
 	cp leaderboard/leaderboard.csv docs/leaderboard/
 	cp leaderboard/many/leaderboard.md docs/leaderboard/many.md
 	cp leaderboard/many/leaderboard.csv docs/leaderboard/many.csv
+
+# Every attack on twelve methods and four concepts, at the smallest budget: about three hours of two cores. Several processes may run it.
+attacks: $(READY)
+	$(BIN)/efface bench --methods $(ATTACKED) --concepts tiger,noto,santa,alcohol --attacks $(ATTACKS) --attack-size smoke \
+	  -o leaderboard/attacked --store leaderboard/store
+	mkdir -p docs/leaderboard
+	cp leaderboard/attacked/attacks.md leaderboard/attacked/attacks.svg docs/leaderboard/
 
 # Every method at the size of Stable Diffusion 1.4 and 2.1, random weights: over an hour, 20 GB of memory, 10 GB of disk.
 real-size: $(READY)

@@ -1,7 +1,8 @@
-"""The command line on models of real size with random weights: every method at its smallest setting, from erase to show.
+"""The command line on models of real size with random weights: every method at its smallest setting, from erase to show; every attack.
 
     .venv/bin/python benchmarks/real_size.py                          # writes docs/real-size.md; if interrupted, run it again to continue
     .venv/bin/python benchmarks/real_size.py --models sd14 --methods uce,esd --pixels 512
+    .venv/bin/python benchmarks/real_size.py --models sd14 --methods uce --attacks
 
 The folders have Stable Diffusion 1.4 and 2.1 (v-prediction) in stock classes: their exact shapes, in float32, with random weights.
 The script tests whether every command runs, and measures its time and peak memory; each command is a separate process.
@@ -34,6 +35,17 @@ SMALLEST = {  # by hyper-parameter, for every method that has it
     "closest": 3, "picks": 2, "vocabulary": "cat,dog,tree", "adversarial_steps": 1, "vectors": 2, "width": 8, "finish": 1.0,
     "opening": 1, "attacks": 1,
 }  # fmt: skip
+CALLS = 30  # budget of an attack
+SMALLEST_ATTACK = {
+    "draws": 1,
+    "judged": 1,
+    "every": 1,
+    "population": 4,
+    "pairs": 2,
+    "rounds": 1,
+    "batch": 1,
+    "tries": 1,
+}
 COMMANDS = ("erase", "generate", "evaluate", "bake", "export", "show")
 LIMIT = 20 * 2**30  # bytes
 
@@ -104,6 +116,34 @@ def evaluate(model: Path, edit: Path, folder: Path) -> None:
         raise SystemExit(f"evaluate: {len(rows)} rows, failed: {failed}")
 
 
+def attack(model: Path, edit: Path, name: str, folder: Path) -> None:
+    """One attack at its smallest setting on an edited model, one prompt and one picture; what it found is written, read and drawn."""
+    from efface.attacks import REGISTRY
+    from efface.attacks.base import Goal
+    from efface.core.attempt import Drawing, draw, load_attempt
+    from efface.core.concept import Concept
+    from efface.core.denoiser import load
+    from efface.core.edit import load_edit
+
+    base, one = load(str(model)), load_edit(edit)
+    own, given = REGISTRY.settings(name)
+    known = {f.name for f in REGISTRY.declarations(own).__dataclass_fields__.values()}
+    wanted = REGISTRY.make(name, **{k: v for k, v in SMALLEST_ATTACK.items() if k in known and k not in given})
+    goal = Goal(
+        Concept("tiger", "cat"), ("a tiger",), base, (1,), Drawing(steps=2), ("panthera tigris",), ("an orange striped cat",), ("lion",),
+        ("car",), one,
+    )  # fmt: skip
+    target = one(base)
+    if reason := wanted.applies(target, goal):
+        raise SystemExit(f"{name}: {reason}")
+    found = wanted.find(target, goal, CALLS)
+    last = [marks[max(marks)][0] for marks in found.attempts.values()][-1]
+    last.save(folder)
+    again = load_attempt(folder)
+    draw(again.on(target, base), [again], [3], Drawing(steps=1))
+    print(f"{found.calls} calls, {found.texts} prompts, {folder.stat().st_size / 1e6:.1f} MB")
+
+
 WANTED = (("erase", "tiger"), ("neighbour", "cat"), ("distant", "car"))
 
 
@@ -128,6 +168,7 @@ def measured(command: list[str]) -> dict[str, float | str]:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     row: dict[str, float | str] = {
+        "said": said.strip().splitlines()[-1] if said.strip() else "",
         "seconds": time.perf_counter() - started,
         "bytes": usage.ru_maxrss * 1024.0,
         "code": process.returncode,
@@ -171,6 +212,21 @@ def run(model: str, method: str, settings: list[str], work: Path, pixels: int) -
     return rows
 
 
+def run_attacks(model: str, work: Path, pixels: int) -> dict[str, dict[str, float | str]]:
+    """Every attack on an edit of UCE, and presets that do something else."""
+    folder, edit = work / f"{model}-{pixels}", work / f"{model}-attacked.safetensors"
+    efface = [sys.executable, "-m", "efface"]
+    measured([*efface, "erase", "tiger", "--method", "uce", "--to", "cat", "--model", str(folder), "-o", str(edit)])
+    rows = {}
+    for name in json.loads(asked("--attack-names", "all")):
+        file = work / f"{model}-{name}.attempt.safetensors"
+        rows[name] = measured([sys.executable, __file__, "--attack", str(folder), str(edit), name, str(file)])
+        print(f"{model} {name}: {rows[name]}", flush=True)
+        file.unlink(missing_ok=True)
+    edit.unlink(missing_ok=True)
+    return rows
+
+
 def shown(row: dict[str, float | str] | None) -> str:
     """Seconds and memory, or that the command refused, or failed."""
     if row is None:
@@ -198,12 +254,21 @@ def page(found: dict[str, dict[str, dict[str, float | str]]]) -> str:
             f"|---{'|---' * len(COMMANDS)}|",
         ]
         refusals: dict[str, list[str]] = {}
-        for name, rows in ((k.rsplit("/", 1)[1], r) for k, r in found.items() if k.startswith(f"{key}/")):
+        here = {k.rsplit("/", 1)[1]: r for k, r in found.items() if k.startswith(f"{key}/")}
+        attacks = here.pop("attacks", {})
+        for name, rows in here.items():
             text.append(f"| {name} | {' | '.join(shown(rows.get(command)) for command in COMMANDS)} |")
             for command, row in rows.items():
                 if row["code"]:
                     refusals.setdefault(str(row["said"]).replace(str(name), "METHOD"), []).append(f"{name} {command}")
         text += ["", *(f"- {', '.join(who)}: {said}" for said, who in refusals.items()), ""]
+        if attacks:
+            text += [
+                f"Attacks on UCE's edit at their smallest setting, one prompt, at most {CALLS} calls of the denoiser, loading included:",
+                "",
+                "| attack | time and peak memory | search and file |", "|---|---|---|",
+                *(f"| {name} | {shown(row)} | {row['said']} |" for name, row in attacks.items()), "",
+            ]  # fmt: skip
     text += ["Made by `benchmarks/real_size.py`."]
     return "\n".join(text) + "\n"
 
@@ -217,11 +282,23 @@ def main() -> None:
         "--work", type=Path, default=Path("real-size"), help="folder for models and results, some 10 GB"
     )
     parser.add_argument("--output", type=Path, default=Path("docs/real-size.md"))
-    for step in ("--evaluate", "--make", "--plan"):  # in processes of their own
-        parser.add_argument(step, nargs={"--evaluate": 3, "--make": 3, "--plan": 1}[step], help=argparse.SUPPRESS)
+    parser.add_argument("--attacks", action="store_true", help="try every attack as well")
+    steps = {"--evaluate": 3, "--make": 3, "--plan": 1, "--attack": 4, "--attack-names": 1}  # in processes of their own
+    for step, words in steps.items():
+        parser.add_argument(step, nargs=words, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.evaluate:
         evaluate(*map(Path, given.evaluate))
+    elif given.attack:
+        attack(Path(given.attack[0]), Path(given.attack[1]), given.attack[2], Path(given.attack[3]))
+    elif given.attack_names:
+        from efface.attacks import REGISTRY
+
+        print(
+            json.dumps(
+                [n for n in REGISTRY.names() if not n.endswith(("-control", "-released", "-linf", "-universal"))]
+            )
+        )
     elif given.make:
         make(given.make[0], Path(given.make[1]), int(given.make[2]))
     elif given.plan:
@@ -230,6 +307,13 @@ def main() -> None:
         print(json.dumps({method: flags(method, Path(given.plan[0])) for method in TABLE}))
     else:
         sweep(given)
+
+
+def keep(found: dict[str, dict[str, dict[str, float | str]]], kept: Path, output: Path) -> None:
+    """Write what was found so far, and the page."""
+    kept.with_suffix(".part").write_text(json.dumps(found, indent=1))
+    kept.with_suffix(".part").replace(kept)
+    output.write_text(page(found))
 
 
 def sweep(given: argparse.Namespace) -> None:
@@ -246,9 +330,10 @@ def sweep(given: argparse.Namespace) -> None:
         for method in given.methods.split(",") if given.methods else settings:
             if (key := f"{model}@{pixels}/{method}") not in found:
                 found[key] = run(model, method, settings[method], given.work, pixels)
-                kept.with_suffix(".part").write_text(json.dumps(found, indent=1))
-                kept.with_suffix(".part").replace(kept)
-                given.output.write_text(page(found))
+                keep(found, kept, given.output)
+        if given.attacks and (key := f"{model}@{pixels}/attacks") not in found:
+            found[key] = run_attacks(model, given.work, pixels)
+            keep(found, kept, given.output)
     broken = [f"{key} {name}" for key, rows in found.items() for name, row in rows.items() if row["code"] not in (0, 2)]
     print(f"{given.output}: {len(found)} rows; broken: {', '.join(broken) or 'none'}")
 

@@ -9,6 +9,18 @@ from efface.attacks.parts.losses import Bank, denoising_error
 from efface.attacks.soft import Soft
 
 
+def test_evasion_tells_gates_that_the_prompt_is_empty_and_gives_the_prompts_own_rows() -> None:
+    base = tiny()
+    own = goal(base)
+    found = Soft(evasion=True, judged=1, every=10).find(base, own, 30).attempts[""]
+    plain, nothing = base.embed(own.prompts), base.embed([""])
+    for i, attempt in enumerate(found[min(found)]):
+        assert attempt.rows is not None
+        assert attempt.rows.word_ids() == [[]]
+        assert torch.equal(attempt.rows.ids, nothing.ids)
+        assert torch.equal(attempt.rows.tokens[0], plain.tokens[i])
+
+
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_the_projection_is_the_nearest_point_of_the_ball(norm: str) -> None:
     rng = torch.Generator().manual_seed(0)

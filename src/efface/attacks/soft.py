@@ -8,6 +8,7 @@ Names:   radius r, relative to the size of each row; norm of a row's δ; rate th
          level and noise in a step; universal one δ for all prompts.
 Differs: RACE perturbs in one sign step from one level; here levels and noise are drawn anew in each step, and of all steps the one
          with the least error on a bank of other draws is kept. The start token's row, which is the same in every prompt, stays.
+         Who gives rows also decides which token ids a gate reads (preset evasion): gates by name then see an empty prompt.
 Cost:    3 calls of the denoiser for each draw, prompt and step.
 """
 
@@ -33,7 +34,7 @@ class Soft(Attack):
     access = "rows"
     gives = "rows"
     gradients = True
-    presets = {"linf": {"norm": "linf"}, "universal": {"universal": True}}  # noqa: RUF012
+    presets = {"linf": {"norm": "linf"}, "universal": {"universal": True}, "evasion": {"evasion": True}}  # noqa: RUF012
     radius: float = param(1.0, "r: of a row's change, relative to the row's norm", above=0)
     norm: Literal["l2", "linf"] = param("l2", "norm of a row's change; linf: relative to the row's root mean square")
     rate: float = param(0.1, "length of a step, relative to r", above=0, at_most=1)
@@ -41,10 +42,14 @@ class Soft(Attack):
     judged: int = param(16, "pairs on which steps are compared", at_least=1)
     every: int = param(10, "steps between comparisons", at_least=1)
     universal: bool = param(False, "one change for all prompts")
+    evasion: bool = param(False, "tell gates that read token ids that the prompt is empty")
 
     @override
     def run(self, model: Denoiser, goal: Goal, calls: int, rng: Generator) -> Iterator[Sequence[Attempt]]:
         cond, targets = model.embed(goal.prompts), goal.targets
+        if self.evasion:
+            nothing = model.embed([""])[[0] * len(cond)]
+            cond = replace(nothing, tokens=cond.tokens)
         held_out = Bank.of(model, self.judged, len(goal.seeds), rng)
         size = cond.tokens.norm(dim=-1, keepdim=True)
         limit = self.radius * (size if self.norm == "l2" else size / cond.tokens.shape[-1] ** 0.5)
