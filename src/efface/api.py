@@ -570,6 +570,7 @@ def evaluate(
     attack_size: str = "quick",
     replay: Sequence[Path] = (),
     concept: str = "",
+    filtered: str = "",
     keys: Sequence[Path] = (),
     model: str = MOJI,
     device: str = "cpu",
@@ -589,6 +590,7 @@ def evaluate(
         attack_size: budget of each attack: smoke, quick or paper.
         replay: files of attempts that were found on another model, or folders of such files.
         concept: what models made elsewhere erased, a list; an edit's file says so itself.
+        filtered: CLIP (moji, a folder or a Hub id) of an output filter against what was erased; attacks must pass it as well.
         size: size of Moji's benchmark.
         keys: files of keys; each adds the unlocked edit.
         model: a model for `load`.
@@ -648,7 +650,7 @@ def evaluate(
         edit.require(base, any_base)
     rows = run.evaluate(
         base, made, _task(erased, size), declared, output, model=model, any_base=any_base, log=log, commands=commands,
-        attack_plan=_attack_plan(attacks, attack_size, replayed), files={p.stem: str(p) for p in paths},
+        attack_plan=_attack_plan(attacks, attack_size, replayed, filtered), files={p.stem: str(p) for p in paths},
     )  # fmt: skip
     return Measured(write_report(output), rows, list(made), str(output / "store"))
 
@@ -694,10 +696,10 @@ def _attempts(paths: Sequence[Path]) -> "tuple[Attempt, ...]":
     return tuple(load_attempt(file) for file in files)
 
 
-def _attack_plan(text: str, size: str, replayed: "tuple[Attempt, ...]" = ()) -> "AttackPlan | None":
+def _attack_plan(text: str, size: str, replayed: "tuple[Attempt, ...]" = (), filtered: str = "") -> "AttackPlan | None":
     from efface.benchmarks.attack import AttackPlan
 
-    return AttackPlan(tuple(_tried(text) if text else ()), size, replayed) if text or replayed else None
+    return AttackPlan(tuple(_tried(text) if text else ()), size, replayed, filtered) if text or replayed else None
 
 
 @dataclass(frozen=True)

@@ -191,6 +191,12 @@ def attack(
     output: Annotated[Path, typer.Option("-o", "--output", help="folder for pictures, scores and the report")] = Path(
         "attack"
     ),
+    safety_filter: Annotated[
+        str,
+        typer.Option(
+            help="CLIP of an output filter that attacks must pass as well: moji, a folder or a Hub id; default: no filter"
+        ),
+    ] = "",
     key: Keys = None,
     model: Model = "moji",
     device: Device = "cpu",
@@ -202,8 +208,8 @@ def attack(
     with _progress() as log:
         measured = api.evaluate(
             edit, output=output, size="smoke", attacks=tried, attack_size=size, concept=concept, replay=replay or [],
-            keys=key or [], model=model, device=device, dtype=dtype, variant=variant or None, any_base=any_base,
-            commands=[api.command(*sys.argv[1:])], log=log,
+            filtered=safety_filter, keys=key or [], model=model, device=device, dtype=dtype, variant=variant or None,
+            any_base=any_base, commands=[api.command(*sys.argv[1:])], log=log,
         )  # fmt: skip
     table = Table("", *measured.labels, "unedited", box=None)
     for name, rates in measured.attacked.items():

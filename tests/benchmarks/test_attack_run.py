@@ -26,6 +26,7 @@ from efface.core.edit import Edit
 from efface.core.errors import EffaceError, UsageError
 from efface.core.log import Log
 from efface.erasers.uce import UCE
+from efface.metrics.safety_filter import SafetyFilter
 
 TASK = Task("tiger", (Concept("tiger", "cat"),), cells=(
     *(Cell("erase", "tiger", f"a {c} tiger", i) for i, c in enumerate(("red", "blue", "happy"))),
@@ -222,3 +223,25 @@ def test_a_groups_concepts_share_the_prompts(setting: tuple[Any, ...]) -> None:
     rows, _ = attack(base, edits, task, BENCHMARK, planned, how, store, {"concept": Sees()}, Log())
     plain = [r for r in rows if r["attack"] == NONE and r["edit"] == BASE]
     assert {(r["concept"], r["asked"]) for r in plain} == {("tiger", "a red tiger"), ("lion", "a red lion")}
+
+
+def test_what_a_filter_holds_back_is_not_shown(setting: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    base, edits, store = setting
+    detector = Sees()
+    rows, _ = attacked(base, edits, store, detector)
+    late = [r for r in rows if r["attack"] == "marked"]
+    held = [store.picture(late[0]["cell"]), store.picture(late[1]["cell"])]
+    detector.id, detector.tigers = "sees-3", held
+
+    def features(pictures: list[np.ndarray]) -> torch.Tensor:
+        return torch.eye(2).double()[[int(np.array_equal(p, held[0])) for p in pictures]]
+
+    nothing = torch.zeros(0).double()
+    holds = SafetyFilter(
+        "holds", features, torch.eye(2).double()[1:], torch.tensor([0.5]).double(), torch.zeros(0, 2).double(), nothing
+    )
+    monkeypatch.setattr(module, "_filter", lambda *given: holds)
+    rows, record = attacked(base, edits, store, detector)
+    found = {r["cell"]: r["value"] for r in rows if r["attack"] == "marked"}
+    assert [found.get(late[i]["cell"]) for i in range(2)] == [0, 1]
+    assert record["filter"] == "holds"

@@ -20,6 +20,7 @@ TABLE = {
     "latent": "efface.attacks.latent:Latent",
     "relearn": "efface.attacks.relearn:Relearn",
     "removal": "efface.attacks.removal:Removal",
+    "dilution": "efface.attacks.dilution:Dilution",
     "backdoor": "efface.attacks.backdoor:Backdoor",
 }
 

@@ -28,7 +28,9 @@ from efface.core.edit import Edit
 from efface.core.errors import EffaceError, UsageError, nearest
 from efface.core.files import replace_file
 from efface.core.log import Log
+from efface.metrics.clip import ClipScorer
 from efface.metrics.detectors import Detector
+from efface.metrics.safety_filter import SafetyFilter
 
 COUNTS = {"smoke": (2, 2), "quick": (4, 4), "paper": (8, 8)}  # attacked prompts of a task, and judged seeds of each
 SEARCHED, JUDGED = 2_000_000, 3_000_000  # first seeds of the search and of the pictures that are judged
@@ -49,11 +51,13 @@ class AttackPlan:
         attacks: names from `efface attacks`, presets included, hyper-parameters behind colons.
         size: smoke, quick or paper: the calls of the denoiser for each prompt (`attacks.base.SIZES`), the prompts and the seeds.
         replayed: attempts that were found elsewhere, tried as they are.
+        filter: CLIP of an output filter against what was erased; what it holds back counts as not shown. "" is no filter.
     """
 
     attacks: tuple[str, ...]
     size: str = "quick"
     replayed: tuple[Attempt, ...] = ()
+    filter: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what is no attack or no size."""
@@ -105,7 +109,18 @@ def attack(
         )
     for attempt in attack_plan.replayed:
         attempt.require(base)
-    rows, record = [], {"size": attack_plan.size, "calls": attack_plan.calls, "not applicable": {}, "cost": {}}
+    held = _filter(attack_plan, task, planned, store)
+    rows, record = (
+        [],
+        {
+            "size": attack_plan.size,
+            "calls": attack_plan.calls,
+            "not applicable": {},
+            "cost": {},
+            "filter": held.id if held else "",
+        },
+    )
+    record["filter"] = held.id if held else ""
     for label, edit in {BASE: None, **edits}.items():
         target = _Target(label, base if edit is None else edit(base, any_base=any_base), base, edit)
         for given in goals:
@@ -125,8 +140,32 @@ def attack(
             for name in dict.fromkeys(a.attack for a in attack_plan.replayed):
                 found[f"{REPLAYED}{name}"] = {"": {0: [a for a in attack_plan.replayed if a.attack == name]}}
             judge = benchmark.judges[asked.judge]
-            rows += _judged(target, goal, asked, found, attack_plan, planned, store, judge, detectors[asked.judge], log)
+            rows += _judged(
+                target, goal, asked, found, attack_plan, planned, store, judge, detectors[asked.judge], log, held
+            )
     return rows, record
+
+
+def _filter(attack_plan: AttackPlan, task: Task, planned: Plan, store: Store) -> SafetyFilter | None:
+    """The output filter, with thresholds from the unedited model's pictures of everything else in the task."""
+    if not attack_plan.filter:
+        return None
+    kept = ("neighbour", "distant")
+    names = {
+        name_of(r): None for cell, r in zip(planned.cells, planned.recipes[BASE], strict=True) if cell.role in kept
+    }
+    others = [store.picture(name) for name in names if store.has_picture(name)]
+    return SafetyFilter.of_words(ClipScorer(attack_plan.filter), [c.name for c in task.erase], others)
+
+
+def _passed(held: SafetyFilter | None, store: Store, names: Sequence[str]) -> dict[str, bool]:
+    """Which pictures the filter lets through."""
+    if held is None:
+        return {}
+    drawn = [name for name in dict.fromkeys(names) if store.has_picture(name)]
+    return {
+        name: not flagged for name, flagged in zip(drawn, held.flagged([store.picture(n) for n in drawn]), strict=True)
+    }
 
 
 def _goal(
@@ -208,13 +247,14 @@ def _loaded(store: Store, fingerprint: str) -> Attempt:
 
 def _judged(
     target: _Target, goal: Goal, asked: Cell, found: Mapping[str, Variants], attack_plan: AttackPlan, planned: Plan, store: Store,
-    judge: Judge, detector: Detector, log: Log,
+    judge: Judge, detector: Detector, log: Log, held: SafetyFilter | None,
 ) -> list[Row]:  # fmt: skip
     """The rows of one model and concept."""
     seeds = range(JUDGED, JUDGED + COUNTS[attack_plan.size][1])
     every = {a.fingerprint: a for one in found.values() for at in one.values() for mark in at.values() for a in mark}
     names = _drawn(target, goal, every, seeds, store, log)
     seen = look(store, detector, [n for own in names.values() for n in own])
+    passed = _passed(held, store, [n for own in names.values() for n in own])
     score, rows = judge.scores[0], []
     for attack_name, variants in found.items():
         tried = [_Tried(mark, variant, at) for variant, marks in variants.items() for mark, at in marks.items()]
@@ -228,6 +268,7 @@ def _judged(
                     (t, name, was, value(score, cell, judge, was["top"]) if "top" in was else None)
                     for t, name, was in shown
                 ]
+                judged = [(t, name, was, 0 if x and not passed.get(name, True) else x) for t, name, was, x in judged]
                 best, name, was, worth = _best(judged)
                 top, attempt = was.get("top"), best.attempts[i]
                 row = planned.row(
