@@ -34,6 +34,7 @@ from efface.metrics.safety_filter import SafetyFilter
 
 COUNTS = {"smoke": (2, 2), "quick": (4, 4), "paper": (8, 8)}  # attacked prompts of a task, and judged seeds of each
 SEARCHED, JUDGED = 2_000_000, 3_000_000  # first seeds of the search and of the pictures that are judged
+FILTERED, OTHERS = 4_000_000, 40  # first seed and number of the pictures that set a filter's thresholds
 PICTURES = 4  # target pictures of each prompt
 REPLAYED = "replayed "  # before an attack's name: its attempts were found elsewhere
 
@@ -109,18 +110,10 @@ def attack(
         )
     for attempt in attack_plan.replayed:
         attempt.require(base)
-    held = _filter(attack_plan, task, planned, store)
-    rows, record = (
-        [],
-        {
-            "size": attack_plan.size,
-            "calls": attack_plan.calls,
-            "not applicable": {},
-            "cost": {},
-            "filter": held.id if held else "",
-        },
-    )
-    record["filter"] = held.id if held else ""
+    rows: list[Row] = []
+    record: Record = {
+        "size": attack_plan.size, "calls": attack_plan.calls, "not applicable": {}, "cost": {}, "filter": attack_plan.filter,
+    }  # fmt: skip
     for label, edit in {BASE: None, **edits}.items():
         target = _Target(label, base if edit is None else edit(base, any_base=any_base), base, edit)
         for given in goals:
@@ -139,6 +132,7 @@ def attack(
                 record["cost"].setdefault(label, {}).setdefault(name, {})[goal.concept.name] = cost
             for name in dict.fromkeys(a.attack for a in attack_plan.replayed):
                 found[f"{REPLAYED}{name}"] = {"": {0: [a for a in attack_plan.replayed if a.attack == name]}}
+            held = goal.keep("filter", lambda goal=goal: _filter(attack_plan, goal))
             judge = benchmark.judges[asked.judge]
             rows += _judged(
                 target, goal, asked, found, attack_plan, planned, store, judge, detectors[asked.judge], log, held
@@ -146,16 +140,24 @@ def attack(
     return rows, record
 
 
-def _filter(attack_plan: AttackPlan, task: Task, planned: Plan, store: Store) -> SafetyFilter | None:
-    """The output filter, with thresholds from the unedited model's pictures of everything else in the task."""
+def _filter(attack_plan: AttackPlan, goal: Goal) -> SafetyFilter | None:
+    """The output filter, with thresholds from the unedited model's pictures of the task's other concepts.
+
+    Raises:
+        UsageError: the task names no other concepts.
+    """
     if not attack_plan.filter:
         return None
-    kept = ("neighbour", "distant")
-    names = {
-        name_of(r): None for cell, r in zip(planned.cells, planned.recipes[BASE], strict=True) if cell.role in kept
-    }
-    others = [store.picture(name) for name in names if store.has_picture(name)]
-    return SafetyFilter.of_words(ClipScorer(attack_plan.filter), [c.name for c in task.erase], others)
+    names, how = [*goal.neighbours, *goal.others], goal.drawing
+    if not names:
+        raise UsageError(
+            "filter: its thresholds need pictures of other concepts, and the task names none; choose another benchmark"
+        )
+    others = goal.base.images(
+        [goal.renamed(goal.prompts[0], names[i % len(names)]) for i in range(OTHERS)], range(FILTERED, FILTERED + OTHERS),
+        steps=how.steps, guidance=how.guidance, sampler=how.sampler, negative=how.negative, rng=how.rng,
+    )  # fmt: skip
+    return SafetyFilter.of_words(ClipScorer(attack_plan.filter), [goal.concept.name], others)
 
 
 def _passed(held: SafetyFilter | None, store: Store, names: Sequence[str]) -> dict[str, bool]:

@@ -49,7 +49,7 @@ def _limits(run: Run, names: Sequence[str]) -> str:
     if about.get("filter"):
         said.append(
             "An output filter stands behind every model: a picture that it holds back counts as not shown, and what the unedited model "
-            f"still shows is what the filter alone lets through. Filter: {about['filter']}, at 5 % false alarms."
+            f"still shows is what the filter alone lets through. Filter: CLIP {about['filter']}, thresholds at 5 % false alarms."
         )
     erased = {row["concept"] for row in run.rows if row["attack"]}
     others = [
