@@ -203,7 +203,7 @@ def test_a_concept_in_a_sentence(concept: Concept, prompt: str) -> None:
             "names": ['"snow, ice"'],
             "kind": "mark",
             "model": "some/model",
-            "flags": {"ridge": "0.25", "phrases": "false"},
+            "flags": {"ridge": "0.25", "templates": "false"},
         },
     ],
 )

@@ -538,16 +538,20 @@ class Measured:
 
     @property
     def attacked(self) -> dict[str, list[Any]]:
-        """By attack, the share of pictures that show the concept again: of each edit, then of the unedited model."""
-        from efface.metrics.rates import found
+        """By attack, the share of pictures that show the concept again: of each edit, then of the unedited model; last, by any of them."""
+        from efface.metrics.rates import Rate, found
+        from efface.report.under_attack import brought_back, is_control
 
-        rows = [row for row in self.rows if row["attack"]]
-        return {
-            name: [
-                found([r for r in rows if r["attack"] == name], "top1", edit=label) for label in (*self.labels, "base")
-            ]
-            for name in dict.fromkeys(row["attack"] for row in rows)
+        rows, models = [row for row in self.rows if row["attack"]], (*self.labels, "base")
+        names = list(dict.fromkeys(row["attack"] for row in rows))
+        rates = {
+            n: [found([r for r in rows if r["attack"] == n], "top1", edit=label) for label in models] for n in names
         }
+        together = [name for name in names if not is_control(name)]
+        if len(together) > 2:
+            pictures = [brought_back([r for r in rows if r["edit"] == label], together) for label in models]
+            rates["any of these"] = [Rate(sum(each.values()), len(each)) for each in pictures]
+        return rates
 
     @property
     def inapplicable(self) -> list[tuple[str, str, str]]:

@@ -25,7 +25,7 @@ KV = ".attn2.to_v.weight"
 
 def header(base: Denoiser) -> Header:
     return Header(
-        "UCE", {"ridge": 0.5, "tokens": "last", "phrases": True, "seed": 3},
+        "UCE", {"ridge": 0.5, "tokens": "last", "templates": True, "seed": 3},
         (Concept("tiger", "cat", ("big cat",), "object"), Concept("Ünïcode ε")), (Concept("lion"), Concept("noto", kind="style")),
         base.fingerprint, "toy", 3, "0.1.0", "2024-01-01T00:00:00+00:00", 1.5, {"ESR-1": 0.97},
     )  # fmt: skip

@@ -18,7 +18,7 @@ from efface.core.errors import UsageError
 from efface.core.train import Tuner
 from efface.erasers.ablation import ConceptAblation, hold_start
 
-SMALL = {"steps": 2, "batch": 3, "drawn": 4, "sampler_steps": 2, "phrases": False, "lr": 1e-2}
+SMALL = {"steps": 2, "batch": 3, "drawn": 4, "sampler_steps": 2, "templates": False, "lr": 1e-2}
 KNOWN = ["tiger", "lion", "cat", "car", "boat", "", "noto"]
 
 
@@ -146,7 +146,7 @@ def test_pictures_are_the_anchors_or_in_reverse_the_concepts(
 
 
 def test_a_style_becomes_the_thing_it_was_said_of(base: Denoiser, log: Watch) -> None:
-    ConceptAblation(**{**SMALL, "phrases": True, "batch": 60, "drawn": 60, "prior": 0.0}).fit(
+    ConceptAblation(**{**SMALL, "templates": True, "batch": 60, "drawn": 60, "prior": 0.0}).fit(
         base, Concept("noto", kind="style"), log=log
     )
     things = [f"a {thing}" for thing in ("dog", "house", "flower", "car")]
@@ -178,7 +178,7 @@ def test_the_start_rows_key_and_value_teach_nothing(base: Denoiser) -> None:
         }
 
 
-LEARN = {"steps": 12, "batch": 4, "drawn": 6, "sampler_steps": 3, "lr": 3e-3, "phrases": False}
+LEARN = {"steps": 12, "batch": 4, "drawn": 6, "sampler_steps": 3, "lr": 3e-3, "templates": False}
 
 
 def missed(base: Denoiser, student: Denoiser, concept: str = "tiger", anchor: str = "cat") -> float:
@@ -240,7 +240,7 @@ def test_while_words_learn_goals_are_read_by_the_base(base: Denoiser, log: Watch
 
 
 def test_only_the_concepts_own_words_learn(base: Denoiser) -> None:
-    method = ConceptAblation(where="text.embeddings", **{**SMALL, "phrases": True, "lr": 0.1})
+    method = ConceptAblation(where="text.embeddings", **{**SMALL, "templates": True, "lr": 0.1})
     edit = method.fit(base, Concept("red cat", "cat"), ["red car"])
     edited = edit(base)
     assert isinstance(edit, LowRank)

@@ -21,7 +21,7 @@ from efface.erasers.age import AGE
 from efface.erasers.parts.search import Search
 
 WORDS = "lion, cat, house, moon"
-SMALL = {"steps": 1, "batch": 3, "sampler_steps": 4, "phrases": False, "reuse": 1, "vocabulary": WORDS}
+SMALL = {"steps": 1, "batch": 3, "sampler_steps": 4, "templates": False, "reuse": 1, "vocabulary": WORDS}
 # of one step, in order: the frozen model on the word at the concept's latent and at the word's own, the student on both prompts
 FOUND, KEPT, NOW, STILL = range(4)
 
@@ -180,7 +180,7 @@ def test_the_released_search_does_not_see_where_the_concept_goes(base: Denoiser,
 
 
 def test_the_concept_goes_where_the_word_is(base: Denoiser) -> None:
-    some = {"steps": 10, "batch": 3, "sampler_steps": 3, "lr": 2e-3, "reuse": 10, "phrases": False}
+    some = {"steps": 10, "batch": 3, "sampler_steps": 3, "lr": 2e-3, "reuse": 10, "templates": False}
     edited = AGE(vocabulary="lion", **some).fit(base, "tiger")(base)
     x, t = base.sample(base.embed(["tiger"]), seeds=range(900, 904), steps=3, until=2), base.timesteps(3)[2].expand(4)
     with torch.no_grad():

@@ -23,7 +23,7 @@ from efface.erasers.ap import AP
 from efface.erasers.parts.search import Search
 
 WORDS = "lion, cat, house, moon"
-SMALL = {"steps": 1, "batch": 3, "sampler_steps": 4, "phrases": False, "reuse": 1, "vocabulary": WORDS}
+SMALL = {"steps": 1, "batch": 3, "sampler_steps": 4, "templates": False, "reuse": 1, "vocabulary": WORDS}
 
 
 @dataclass
@@ -250,7 +250,7 @@ def test_each_step_climbs_while_the_weights_descend(base: Denoiser, monkeypatch:
 
 # -- training ------------------------------------------------------------------------------------------------------
 
-LEARN = {"steps": 10, "batch": 3, "sampler_steps": 3, "lr": 2e-3, "reuse": 10, "phrases": False}
+LEARN = {"steps": 10, "batch": 3, "sampler_steps": 3, "lr": 2e-3, "reuse": 10, "templates": False}
 
 
 def hurt(base: Denoiser, edited: Denoiser, word: str) -> float:

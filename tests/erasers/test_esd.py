@@ -18,7 +18,7 @@ from efface.core.log import Log
 from efface.core.prompts import ConceptPrompts
 from efface.erasers.esd import ESD
 
-SMALL = {"steps": 1, "batch": 3, "sampler_steps": 4, "phrases": False, "reuse": 1}
+SMALL = {"steps": 1, "batch": 3, "sampler_steps": 4, "templates": False, "reuse": 1}
 
 
 @dataclass
@@ -108,7 +108,7 @@ def test_a_target_takes_the_place_of_the_empty_prompt(base: Denoiser, watch: Wat
 
 
 def test_a_style_is_taken_off_a_thing_that_stays(base: Denoiser, watch: Watch) -> None:
-    ESD(eta=2.0, **{**SMALL, "phrases": True, "batch": 40}).fit(base, Concept("noto", kind="style"), log=watch)
+    ESD(eta=2.0, **{**SMALL, "templates": True, "batch": 40}).fit(base, Concept("noto", kind="style"), log=watch)
     styled, rest, student = watch.used[0]
     said = {"noto": "", "noto style": "", "a picture in noto style": ""}
     said |= {f"a {thing} in noto style": f"a {thing}" for thing in ("dog", "house", "flower", "car")}
@@ -175,7 +175,7 @@ def test_latents_of_the_edited_model_change_what_is_learnt(base: Denoiser) -> No
 @pytest.mark.parametrize("phrases", [True, False])
 def test_every_concept_is_said_in_every_phrase(base: Denoiser, watch: Watch, phrases: bool) -> None:
     erase, watch.count = [Concept("tiger", prompts=("leopard",)), Concept("car", "boat")], 4
-    ESD(**{**SMALL, "batch": 64, "phrases": phrases, "sampler_steps": 2}).fit(base, erase, log=watch)
+    ESD(**{**SMALL, "batch": 64, "templates": phrases, "sampler_steps": 2}).fit(base, erase, log=watch)
     prompts = ConceptPrompts.of(erase, phrases)
     pairs = set(zip(prompts.prompts, prompts.targets, strict=True))
     assert len(pairs) == (3 if phrases else 1) * sum(len(c.phrases) for c in erase)
@@ -204,7 +204,7 @@ def distance(base: Denoiser, student: Denoiser, eta: float = 1.0) -> float:
     return oracle.loss(now.double().numpy(), oracle.goal(null.double().numpy(), concept.double().numpy(), eta))
 
 
-LEARN = {"steps": 16, "batch": 3, "sampler_steps": 4, "lr": 2e-3, "reuse": 8, "phrases": False}
+LEARN = {"steps": 16, "batch": 3, "sampler_steps": 4, "lr": 2e-3, "reuse": 8, "templates": False}
 
 
 @pytest.mark.parametrize("settings", [{"where": "noxattn"}, {"where": "xattn", "rank": 4, "lr": 1e-2}])

@@ -17,7 +17,7 @@ from efface.core.edit import Edit, Keyed
 from efface.core.train import Tuner
 from efface.erasers.kpop import KPOP, with_rows
 
-SMALL = {"steps": 1, "finish": 0.0, "batch": 4, "sampler_steps": 4, "phrases": False, "reuse": 1, "rows": 2}
+SMALL = {"steps": 1, "finish": 0.0, "batch": 4, "sampler_steps": 4, "templates": False, "reuse": 1, "rows": 2}
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
@@ -78,7 +78,7 @@ def test_keys_stay_in_their_ball_and_wrong_ones_lie_on_its_surface() -> None:
 
 @pytest.fixture(scope="module")
 def trained(shared: Denoiser) -> Keyed:
-    eraser = KPOP(steps=60, lr=3e-3, key_lr=5e-2, batch=4, sampler_steps=4, reuse=25, rows=2, phrases=False, eta=0.0)
+    eraser = KPOP(steps=60, lr=3e-3, key_lr=5e-2, batch=4, sampler_steps=4, reuse=25, rows=2, templates=False, eta=0.0)
     edit = eraser.fit(shared, [Concept("tiger"), Concept("car", "boat")], ["lion"])
     assert isinstance(edit, Keyed)
     return edit

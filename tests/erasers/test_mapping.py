@@ -14,7 +14,7 @@ from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import LowRank
 from efface.erasers.mapping import TextMapping, aligned, unchanged
 
-LEARN = {"steps": 30, "lr": 2e-3, "phrases": False, "everyday": 6}
+LEARN = {"steps": 30, "lr": 2e-3, "templates": False, "everyday": 6}
 
 
 def rows(base: Denoiser, prompt: str) -> np.ndarray:
@@ -71,7 +71,7 @@ def test_the_loss_is_equation_2_with_what_stays(
     monkeypatch.setattr(Denoiser, "embed", noted)
     log, kept = Watch(), ["", "lion"]
     method = TextMapping(
-        where="text", steps=3, lr=1e-2, preserve_scale=scale, trust=trust, phrases=False, everyday=2, batch=9
+        where="text", steps=3, lr=1e-2, preserve_scale=scale, trust=trust, templates=False, everyday=2, batch=9
     )
     method.fit(base, [Concept("tiger", "cat"), Concept("red car", "boat")], ["lion"], log=log)
     words = base.words(6)

@@ -13,7 +13,7 @@ from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
 from efface.erasers.naive import Naive
 
-SMALL = {"steps": 1, "batch": 3, "sampler_steps": 4, "phrases": False, "reuse": 1}
+SMALL = {"steps": 1, "batch": 3, "sampler_steps": 4, "templates": False, "reuse": 1}
 KNOWN = ["tiger", "lion", "cat", "car", "boat", "leopard", "", "noto"]
 
 
@@ -99,7 +99,7 @@ def test_the_concept_is_asked_for_its_target_and_what_stays_for_itself(base: Den
 
 
 def test_a_style_becomes_the_thing_it_was_said_of(base: Denoiser, log: Watch) -> None:
-    Naive(**{**SMALL, "phrases": True, "batch": 60, "sampler_steps": 2}).fit(
+    Naive(**{**SMALL, "templates": True, "batch": 60, "sampler_steps": 2}).fit(
         base, Concept("noto", kind="style"), log=log
     )
     things = [f"a {thing}" for thing in ("dog", "house", "flower", "car")]
@@ -134,7 +134,7 @@ def test_each_term_has_latents_on_their_way_to_its_own_prompt(
         torch.testing.assert_close(x, alone, atol=1e-4, rtol=0)
 
 
-LEARN = {"steps": 10, "batch": 3, "sampler_steps": 3, "lr": 2e-3, "reuse": 10, "phrases": False}
+LEARN = {"steps": 10, "batch": 3, "sampler_steps": 3, "lr": 2e-3, "reuse": 10, "templates": False}
 
 
 def test_training_arrives_and_keeps_what_is_named(base: Denoiser) -> None:

@@ -21,23 +21,23 @@ ESD_2023 = {
     "reuse": 1,
     "sampler_steps": 50,
     "guidance": 3.0,
-    "phrases": False,
+    "templates": False,
 }
 
 RELEASED: dict[str, dict[str, Any]] = {
     # rohitgandikota/unified-concept-editing at f7222e6: lamb 0.5, erase_scale 1, preserve_scale max(0.1, 1/n) (0 here), `replace`
     "uce-2023": {
         "tokens": "last_to_end", "ridge": 0.5, "ridge_unit": "absolute", "erase_scale": 1.0, "preserve_scale": 0.0, "everyday": 0,
-        "phrases": False, "technique": "replace",
+        "templates": False, "technique": "replace",
     },
     "uce-2023-tensor": {
         "tokens": "last_to_end", "ridge": 0.5, "ridge_unit": "absolute", "erase_scale": 1.0, "preserve_scale": 0.0, "everyday": 0,
-        "phrases": False, "technique": "tensor",
+        "templates": False, "technique": "tensor",
     },
     # the same at 28c81ed, trainscripts/uce_sd_erase.py: lamb 0.5, erase_scale 1, preserve_scale 1, the last token alone
     "uce-2025": {
         "tokens": "last", "ridge": 0.5, "ridge_unit": "absolute", "erase_scale": 1.0, "preserve_scale": 1.0, "everyday": 0,
-        "phrases": False, "technique": "replace",
+        "templates": False, "technique": "replace",
     },
     # f7222e6, train-scripts/train_debias.py: weight_step 0.1, 5 seeds x 10 images, preserve_scale 0.1, no "" among what stays
     "debias-2023": {
@@ -53,17 +53,17 @@ RELEASED: dict[str, dict[str, Any]] = {
     },
     # bahjat-kawar/time-diffusion, apply_time.py and train_funcs.py: lamb 0.1
     "time-released": {
-        "alignment": "forward", "preserve_scale": 0.0, "ridge": 0.1, "ridge_unit": "absolute", "padding": "each", "phrases": False,
+        "alignment": "forward", "preserve_scale": 0.0, "ridge": 0.1, "ridge_unit": "absolute", "padding": "each", "templates": False,
     },
     # CharlesGong12/RECE, scripts/nudity.sh: regular_scale 0.1, epochs 3, preserve_scale 0.1, lamb 0.1, [" "] * concepts
     "rece-released": {
         "rounds": 3, "limit": 0.1, "limit_unit": "absolute", "enough": 0.0, "anchor": "edited", "erase_scale": 1.0, "preserve_scale": 0.1,
-        "ridge": 0.1, "empty": "each", "phrases": False,
+        "ridge": 0.1, "empty": "each", "templates": False,
     },
     # scripts/art.sh and train_object.py's defaults: regular_scale 1e-3, epochs 1, [""] + what is preserved
     "rece-released-narrow": {
         "rounds": 1, "limit": 1e-3, "limit_unit": "absolute", "enough": 0.0, "anchor": "edited", "erase_scale": 1.0,
-        "preserve_scale": 0.1, "ridge": 0.1, "empty": "once", "phrases": False,
+        "preserve_scale": 0.1, "ridge": 0.1, "empty": "once", "templates": False,
     },
     # Shilin-LU/MACE, configs/celebrity and art: learning_rate 1e-4, max_train_steps 50, train_batch_size 1, eight images by 30 steps at
     # 7.5, use_pooler, importance_sampling. COCO's trace is 2e4 concepts' (3.7e10 / 1.8e6): a scale of 1e-4 is λ2 = 2, and its square 2e-4
@@ -104,11 +104,11 @@ RELEASED: dict[str, dict[str, Any]] = {
     # lr 5e-7 times a batch of 2 on 2 GPUs, twice with its prior
     "ablation-memorised": {
         "objective": "reverse", "where": "unet", "teacher": "frozen", "steps": 400, "lr": 4e-6, "batch": 4, "guidance": 6.0,
-        "sampler_steps": 25, "prior": 0.25, "phrases": False,
+        "sampler_steps": 25, "prior": 0.25, "templates": False,
     },
     "ablation-released": {
         "objective": "model", "where": "xattn.kv", "teacher": "live", "steps": 100, "lr": 1.6e-5, "batch": 8, "guidance": 6.0,
-        "sampler_steps": 25, "drawn": 1000, "prior": 0.0, "phrases": False,
+        "sampler_steps": 25, "drawn": 1000, "prior": 0.0, "templates": False,
     },
     # tuananhbui89/Erasing-Adversarial-Preservation, run_imagenette.sh
     "ap-released": {
@@ -123,7 +123,7 @@ RELEASED: dict[str, dict[str, Any]] = {
     # Con6924/SPM, configs/snoopy: la_strength 1000, sampling_batch_size 4, max_denoising_steps 30
     "spm-released": {
         "eta": 1.0, "anchoring": 1000.0, "anchors": 4, "around": "noise", "gate": "released", "steps": 3000, "lr": 1e-4, "batch": 1,
-        "source": "edited", "reuse": 1, "sampler_steps": 30, "guidance": 3.0, "phrases": False,
+        "source": "edited", "reuse": 1, "sampler_steps": 30, "guidance": 3.0, "templates": False,
     },
     # jasper0314-huang/Receler, train_receler.py: its 50 inner steps change nothing (the prompts go into a copy)
     "receler-released": {

@@ -227,7 +227,7 @@ def test_the_limit_is_in_units_of_what_the_projections_see(base: Denoiser) -> No
 @pytest.mark.parametrize("anchor", ["original", "edited"])
 def test_it_stops_when_little_enough_comes_back(base: Denoiser, anchor: str) -> None:
     def fit(rounds: int, enough: float) -> np.ndarray:
-        eraser = RECE(rounds=rounds, enough=enough, anchor=anchor, phrases=False)
+        eraser = RECE(rounds=rounds, enough=enough, anchor=anchor, templates=False)
         return matrix(eraser.fit(base, Concept("tiger", "cat")))
 
     cond = base.embed(["tiger", "cat"])

@@ -22,7 +22,7 @@ from efface.erasers import receler
 from efface.erasers.receler import Receler, after, outside
 
 SMALL = {
-    "steps": 1, "batch": 4, "sampler_steps": 3, "phrases": False, "reuse": 1, "width": 8, "everyday": 3, "adversarial_steps": 2,
+    "steps": 1, "batch": 4, "sampler_steps": 3, "templates": False, "reuse": 1, "width": 8, "everyday": 3, "adversarial_steps": 2,
 }  # fmt: skip
 STEP = (
     1 + 1 + 2 + 1 + 2
@@ -137,7 +137,7 @@ def test_a_target_takes_the_place_of_the_empty_prompt(base: Denoiser, watch: Wat
 
 
 def test_a_style_is_taken_off_a_thing_that_stays(base: Denoiser, watch: Watch) -> None:
-    (step,) = fitted(watch, base, Concept("noto", kind="style"), phrases=True, batch=24, adversarial_steps=0)
+    (step,) = fitted(watch, base, Concept("noto", kind="style"), templates=True, batch=24, adversarial_steps=0)
     styled, rest, student = step.calls[:3]
     said = {"noto": "", "noto style": "", "a picture in noto style": ""}
     said |= {f"a {thing} in noto style": f"a {thing}" for thing in ("dog", "house", "flower", "car")}
@@ -298,7 +298,7 @@ def test_nothing_is_kept_where_it_weighs_nothing(base: Denoiser, watch: Watch) -
 
 
 LEARN = {
-    "steps": 10, "batch": 4, "sampler_steps": 3, "lr": 5e-3, "reuse": 10, "phrases": False, "everyday": 3, "adversarial_steps": 0,
+    "steps": 10, "batch": 4, "sampler_steps": 3, "lr": 5e-3, "reuse": 10, "templates": False, "everyday": 3, "adversarial_steps": 0,
     "keep": 0.0,
 }  # fmt: skip
 

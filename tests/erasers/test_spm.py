@@ -18,7 +18,7 @@ from efface.core.edit import Adapter
 from efface.core.log import Log
 from efface.erasers.spm import SPM, white
 
-SMALL = {"steps": 1, "batch": 3, "sampler_steps": 3, "phrases": False, "reuse": 1, "everyday": 10}
+SMALL = {"steps": 1, "batch": 3, "sampler_steps": 3, "templates": False, "reuse": 1, "everyday": 10}
 
 
 @dataclass
@@ -111,7 +111,7 @@ def test_a_target_takes_the_place_of_the_empty_prompt(base: Denoiser, watch: Wat
 
 
 def test_a_style_is_taken_off_a_thing_that_stays(base: Denoiser, watch: Watch) -> None:
-    SPM(**{**SMALL, "phrases": True, "batch": 24, "sampler_steps": 2}).fit(
+    SPM(**{**SMALL, "templates": True, "batch": 24, "sampler_steps": 2}).fit(
         base, Concept("noto", kind="style"), log=watch
     )
     rests = {"noto": "", "noto style": "", "a picture in noto style": ""}
@@ -145,7 +145,7 @@ def test_each_concept_trains_its_own_membrane(base: Denoiser, watch: Watch, open
 
 def test_anchors_are_everyday_words_the_rarer_the_likelier_to_open_and_what_is_preserved(base: Denoiser) -> None:
     erase = (Concept("tiger", prompts=("king",)), Concept("car", "boat"))
-    anchors, odds = SPM(everyday=12, alpha=3.0, phrases=False).pool(base, erase, (Concept("house"), Concept("moon")))
+    anchors, odds = SPM(everyday=12, alpha=3.0, templates=False).pool(base, erase, (Concept("house"), Concept("moon")))
     everyday = [w for w in base.words(40) if w not in ("tiger", "king", "car", "boat")][:12]
     texts = [text for w in everyday for text in (w, article(w))]
     assert torch.equal(anchors.ids, base.embed([*texts, "house", "moon"]).ids)
@@ -153,7 +153,7 @@ def test_anchors_are_everyday_words_the_rarer_the_likelier_to_open_and_what_is_p
     for i, row in enumerate(odds.double().numpy()):
         np.testing.assert_allclose(row[:24], shares[:, i] / shares[:, i].sum(), rtol=1e-4)
         np.testing.assert_allclose(row[24:], 0.5)  # half of the anchors
-    alone = SPM(everyday=12, phrases=False).pool(base, erase, ())[1]
+    alone = SPM(everyday=12, templates=False).pool(base, erase, ())[1]
     np.testing.assert_allclose(alone.sum(1), 1, rtol=1e-5)
 
 
@@ -205,7 +205,7 @@ LEARN = {
     "reuse": 4,
     "lr": 1e-2,
     "everyday": 20,
-    "phrases": False,
+    "templates": False,
 }
 
 

@@ -142,7 +142,7 @@ def test_every_projection_is_the_papers_solution(base: Denoiser) -> None:
 
 def test_what_is_kept_and_every_concept_share_one_solve(base: Denoiser) -> None:
     erase = [Concept("tiger", "cat"), Concept("red car", "boat")]
-    edit = TIME(phrases=False, preserve_scale=0.7, ridge=0.3).fit(base, erase, ["lion"])
+    edit = TIME(templates=False, preserve_scale=0.7, ridge=0.3).fit(base, erase, ["lion"])
     cat, boat = rows(base, "cat"), rows(base, "boat")
     g = np.concatenate([cat, boat[[0, 1, 1, *range(2, LENGTH - 1)]]])
     c = np.concatenate([rows(base, "tiger"), rows(base, "red car")])
@@ -194,14 +194,14 @@ def test_phrases_and_synonyms_are_said(base: Denoiser, monkeypatch: pytest.Monke
 
 def test_the_empty_prompt_is_protected_where_the_released_setting_lets_it_drift(base: Denoiser) -> None:
     edit = Concept("tiger", "cat")
-    ours, bare = (TIME(preserve_scale=b, ridge=1e-3, phrases=False).fit(base, edit)(base) for b in (1.0, 0.0))
+    ours, bare = (TIME(preserve_scale=b, ridge=1e-3, templates=False).fit(base, edit)(base) for b in (1.0, 0.0))
     released = TIME.preset("released").fit(base, edit)(base)
     assert moved(base, ours, "") < 0.1 * min(moved(base, bare, ""), moved(base, released, ""))
     assert moved(base, ours, "tiger") > 10 * moved(base, ours, "")
 
 
 def test_the_source_reads_as_its_destination(base: Denoiser) -> None:
-    edited = TIME(ridge=1e-3, phrases=False).fit(base, Concept("tiger", "cat"), ["lion"])(base)
+    edited = TIME(ridge=1e-3, templates=False).fit(base, Concept("tiger", "cat"), ["lion"])(base)
     before_all = base.params("xattn.kv")
     for name, w in edited.params("xattn.kv").items():
         old = before_all[name].double().numpy()

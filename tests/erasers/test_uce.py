@@ -110,7 +110,7 @@ def test_everyday_words_shape_the_ridge_as_preserved_rows_would(base: Denoiser) 
 def test_everyday_words_stay_and_the_erased_is_none_of_them(base: Denoiser) -> None:
     assert base.words(4) == ["picture", "style", "tiger", "lion"]  # the order in which the tokenizer learnt them
     assert "café" not in base.words(1000)
-    pulled, free = (UCE(everyday=n, phrases=False).fit(base, Concept("tiger", "cat"))(base) for n in (1000, 0))
+    pulled, free = (UCE(everyday=n, templates=False).fit(base, Concept("tiger", "cat"))(base) for n in (1000, 0))
     assert moved(base, pulled, "tiger") > 0.8 * moved(base, free, "tiger")
     calm = [w for w in base.words(1000) if w not in ("tiger", "cat")]
     assert sum(moved(base, pulled, w) for w in calm) < sum(moved(base, free, w) for w in calm)
@@ -378,7 +378,7 @@ def drift(base: Denoiser, edit: TextMap, prompt: str, other: str, places: slice)
 
 
 def test_the_erased_prompt_reads_as_its_target_and_the_others_as_themselves(base: Denoiser) -> None:
-    edit = UCE(phrases=False, ridge=1e-3).fit(base, Concept("tiger", "cat"), ["lion"])
+    edit = UCE(templates=False, ridge=1e-3).fit(base, Concept("tiger", "cat"), ["lion"])
     words = slice(1, 3)  # the word and the end
     assert drift(base, TextMap(torch.zeros(WIDTH, 1), torch.zeros(WIDTH, 1)), "tiger", "cat", words) > 0.5
     assert drift(base, edit, "tiger", "cat", words) < 0.05
@@ -388,7 +388,7 @@ def test_the_erased_prompt_reads_as_its_target_and_the_others_as_themselves(base
 
 
 def test_pictures_of_the_erased_concept_become_pictures_of_its_target(base: Denoiser) -> None:
-    edited = UCE(phrases=False, ridge=1e-3).fit(base, Concept("tiger", "cat"), ["lion"])(base)
+    edited = UCE(templates=False, ridge=1e-3).fit(base, Concept("tiger", "cat"), ["lion"])(base)
     seeds = range(4)
     before, goal = (base.sample(base.embed([p]), seeds=seeds, steps=5) for p in ("tiger", "cat"))
     after = edited.sample(edited.embed(["tiger"]), seeds=seeds, steps=5)
@@ -398,7 +398,7 @@ def test_pictures_of_the_erased_concept_become_pictures_of_its_target(base: Deno
 
 def test_preserving_protects(base: Denoiser) -> None:
     alone, kept = (
-        UCE(phrases=False, ridge=1e-3).fit(base, Concept("tiger", "cat"), keep)(base)
+        UCE(templates=False, ridge=1e-3).fit(base, Concept("tiger", "cat"), keep)(base)
         for keep in ((), ("leopard", "a happy lion"))
     )
     for prompt in ("leopard", "a happy lion"):
@@ -407,7 +407,7 @@ def test_preserving_protects(base: Denoiser) -> None:
 
 def test_many_concepts_at_once(base: Denoiser) -> None:
     many = [Concept("tiger", "cat"), Concept("car", "boat"), Concept("moon", "stone")]
-    edit = UCE(phrases=False, ridge=1e-3).fit(base, many, ["lion"])
+    edit = UCE(templates=False, ridge=1e-3).fit(base, many, ["lion"])
     for c in many:
         assert drift(base, edit, c.name, c.target, slice(1, 3)) < 0.1, c
 

@@ -128,7 +128,9 @@ def test_the_worst_of_many_and_what_came_before(tmp_path):
 
 def test_attack_success_and_budget(whole):
     page = text(whole)
-    assert table(page, "Attacks")[2] == ["UCE", "75 %/30-95 %/n = 4/1 not judged", "0 %/0-43 %/n = 5"]
+    head, first, second = table(page, "Attacks")
+    assert head == ["Attack", "unedited", "UCE"]
+    assert [first[2], second[2]] == ["75 %/30-95 %/n = 4/1 not judged", "0 %/0-43 %/n = 5"]
     assert (
         "UCE, random-words: 10 25\u00a0%, 20 50\u00a0%, 40 75\u00a0%, 100 75\u00a0%" in page
     )  # 4 judged: 3 by 40 calls

@@ -60,7 +60,7 @@ class ConceptAblation(Eraser):
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
     sampler_steps: int = param(25, "DDIM steps of a picture", at_least=2)
     guidance: float = param(3.0, "guidance scale of a picture", at_least=1)
-    phrases: bool = param(True, "also use prompt templates, not only the bare name")
+    templates: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})
@@ -68,10 +68,11 @@ class ConceptAblation(Eraser):
         "object": {"steps": 100, "lr": 3.2e-5, "guidance": 6.0, "drawn": 200, "prior": 0.25},
         "style": {"steps": 100, "lr": 1.6e-5, "guidance": 6.0, "drawn": 200, "prior": 0.0},
         "memorised": {
-            "objective": "reverse", "where": "unet", "lr": 4e-6, "batch": 4, "steps": 400, "guidance": 6.0, "prior": 0.25, "phrases": False,
+            "objective": "reverse", "where": "unet", "lr": 4e-6, "batch": 4, "steps": 400, "guidance": 6.0, "prior": 0.25,
+            "templates": False,
         },
         "released": {
-            "teacher": "live", "steps": 100, "lr": 1.6e-5, "guidance": 6.0, "drawn": 1000, "prior": 0.0, "phrases": False,
+            "teacher": "live", "steps": 100, "lr": 1.6e-5, "guidance": 6.0, "drawn": 1000, "prior": 0.0, "templates": False,
         },
     }  # fmt: skip
 
@@ -91,8 +92,8 @@ class ConceptAblation(Eraser):
         embeddings = self.where == "text.embeddings"  # what to train
         tuner = WordTuner(base, own_words(base, erase), lr=self.lr, rng=rng) if embeddings else self.tuner(base, rng)
         student, teacher = tuner.student, tuner.student if self.teacher == "live" else base
-        prompts = ConceptPrompts.of(erase, self.phrases)
-        kept = list(dict.fromkeys([*prompts.targets, *kept_prompts(preserve, self.phrases), ""]))
+        prompts = ConceptPrompts.of(erase, self.templates)
+        kept = list(dict.fromkeys([*prompts.targets, *kept_prompts(preserve, self.templates), ""]))
         anchors, kept_cond = base.embed(prompts.targets), base.embed(kept)
         drawn = prompts.prompts if self.objective == "reverse" else prompts.targets
         shown, of = self.given(base, drawn) if self.pictures else self.draw(base, drawn, rng)

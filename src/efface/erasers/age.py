@@ -72,7 +72,7 @@ class AGE(Eraser):
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
     guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
-    phrases: bool = param(True, "also use prompt templates, not only bare words")
+    templates: bool = param(True, "also use prompt templates, not only bare words")
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})
@@ -80,7 +80,7 @@ class AGE(Eraser):
         "released": {
             "eta": 1.0, "keep": 1.0, "closest": 100, "picks": 100, "cluster_by": "distance", "temperature": 0.1, "search_lr": 1e-2,
             "frozen_gradient": False, "space": "x0", "steps": 1000, "lr": 1e-5, "batch": 1, "source": "edited", "reuse": 1,
-            "sampler_steps": 50, "phrases": False,
+            "sampler_steps": 50, "templates": False,
         },
     }  # fmt: skip
 
@@ -101,11 +101,11 @@ class AGE(Eraser):
                 )
         search = Search(
             base, erase, vocabulary, allowed, steps=self.steps, lr=self.search_lr, temperature=self.temperature,
-            hard=self.mode == "hard", top=self.top, templates=self.phrases,
+            hard=self.mode == "hard", top=self.top, templates=self.templates,
         )  # fmt: skip
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
         student = tuner.student
-        prompts = base.embed(ConceptPrompts.of(erase, self.phrases).prompts)
+        prompts = base.embed(ConceptPrompts.of(erase, self.templates).prompts)
         latents = walks(
             student if self.source == "edited" else base, prompts, search, rng,
             batch=self.batch, reuse=self.reuse, steps=self.sampler_steps, guidance=self.guidance,

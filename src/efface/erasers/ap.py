@@ -72,14 +72,14 @@ class AP(Eraser):
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
     guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
-    phrases: bool = param(True, "also use prompt templates, not only bare words")
+    templates: bool = param(True, "also use prompt templates, not only bare words")
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
             "eta": 1.0, "keep": 1.0, "closest": 1000, "picks": 100, "cluster_by": "distance", "search_lr": 1e-2, "frozen_gradient": False,
-            "space": "x0", "steps": 1000, "lr": 1e-5, "batch": 1, "source": "edited", "reuse": 1, "sampler_steps": 50, "phrases": False,
+            "space": "x0", "steps": 1000, "lr": 1e-5, "batch": 1, "source": "edited", "reuse": 1, "sampler_steps": 50, "templates": False,
         },
     }  # fmt: skip
 
@@ -93,11 +93,11 @@ class AP(Eraser):
         )  # fmt: skip
         search = Search(
             base, erase, vocabulary, allowed, steps=self.steps, lr=self.search_lr, temperature=self.temperature,
-            hard=self.mode == "hard", top=len(vocabulary), templates=self.phrases,
+            hard=self.mode == "hard", top=len(vocabulary), templates=self.templates,
         )  # fmt: skip
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
         student = tuner.student
-        embedded = ConceptPrompts.of(erase, self.phrases).embed(base)
+        embedded = ConceptPrompts.of(erase, self.templates).embed(base)
         latents = walks(
             student if self.source == "edited" else base, embedded.prompts, search, rng,
             batch=self.batch, reuse=self.reuse, steps=self.sampler_steps, guidance=self.guidance,

@@ -98,7 +98,7 @@ class Debias(Eraser):
         """The rows of every prompt of the concepts, and of the same prompts with each attribute."""
         uce, parts, worded = self.uce, [], [self.wording.replace("{attribute}", a) for a in attributes]
         goals = [[replace(c, target=w.replace("{concept}", c.name)) for c in erase] for w in worded] or [erase]
-        prompts = [ConceptPrompts.of(goal, uce.phrases) for goal in goals]
+        prompts = [ConceptPrompts.of(goal, uce.templates) for goal in goals]
         embedded = (p.embed(base) for p in prompts)
         paired = (uce.paired(e.prompts, e.targets, e.prefix_lengths.tolist()) for e in embedded)
         for owner, pairs in zip(prompts[0].owners, zip(*paired, strict=True), strict=True):
@@ -134,7 +134,7 @@ class Debias(Eraser):
 
     def shares(self, model: Denoiser, concept: Concept, attributes: list[str], judge: Any, rng: Generator) -> Tensor:
         """The share of each attribute among new pictures of a concept, drawn with all its prompts in turn."""
-        ways = ConceptPrompts.of([concept], self.uce.phrases, subjects=False).prompts
+        ways = ConceptPrompts.of([concept], self.uce.templates, subjects=False).prompts
         prompts = [ways[i % len(ways)] for i in range(self.batch)]
         seeds = torch.randint(2**31, (self.batch,), generator=rng).tolist()
         pictures = model.images(prompts, seeds, steps=self.sampler_steps, guidance=self.guidance)

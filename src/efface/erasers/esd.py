@@ -53,7 +53,7 @@ class ESD(Eraser):
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
     guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
-    phrases: bool = param(True, "also use prompt templates, not only the bare name")
+    templates: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})
@@ -65,11 +65,11 @@ class ESD(Eraser):
         "full": {"where": "unet"},
         "strict": {"where": "xattn.kv"},
         "2023": {
-            "steps": 1000, "lr": 1e-5, "batch": 1, "source": "edited", "reuse": 1, "sampler_steps": 50, "phrases": False,
+            "steps": 1000, "lr": 1e-5, "batch": 1, "source": "edited", "reuse": 1, "sampler_steps": 50, "templates": False,
         },
         "2025": {
             "where": "xattn.layers", "steps": 200, "lr": 5e-5, "batch": 1, "source": "base", "reuse": 1, "sampler_steps": 50,
-            "phrases": False,
+            "templates": False,
         },
     }  # fmt: skip
 
@@ -79,7 +79,7 @@ class ESD(Eraser):
     ) -> Delta | LowRank:
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
         student = tuner.student
-        embedded = ConceptPrompts.of(erase, self.phrases).embed(base)
+        embedded = ConceptPrompts.of(erase, self.templates).embed(base)
         latents = walk(
             student if self.source == "edited" else base, embedded.prompts, rng,
             batch=self.batch, reuse=self.reuse, steps=self.sampler_steps, guidance=self.guidance,

@@ -59,7 +59,7 @@ class KPOP(Eraser):
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
     guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
-    phrases: bool = param(True, "also use prompt templates, not only the bare name")
+    templates: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Keyed,)
     needs: ClassVar = frozenset({"drawing"})
@@ -70,8 +70,8 @@ class KPOP(Eraser):
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Keyed:
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
-        embedded = ConceptPrompts.of(erase, self.phrases).embed(base)
-        kept = base.embed(["", *kept_prompts(preserve, self.phrases)])
+        embedded = ConceptPrompts.of(erase, self.templates).embed(base)
+        kept = base.embed(["", *kept_prompts(preserve, self.templates)])
         start = base.embed([c.name.lower() for c in erase]).tokens[:, 1 : 1 + self.rows].float().cpu()  # (n m d), p₀
         keys = Learner({"keys": start.clone()}, lr=self.key_lr)
         size = {"reuse": self.reuse, "steps": self.sampler_steps, "guidance": self.guidance}

@@ -50,7 +50,7 @@ class TextMapping(Eraser):
     )
     everyday: int = param(200, "frequent words to preserve as well", at_least=0)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
-    phrases: bool = param(True, "also use prompt templates, not only the bare name")
+    templates: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"words"})
@@ -60,9 +60,9 @@ class TextMapping(Eraser):
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Delta | LowRank:
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
-        prompts = ConceptPrompts.of(erase, self.phrases)
+        prompts = ConceptPrompts.of(erase, self.templates)
         embedded = prompts.embed(base)
-        kept = ["", *kept_prompts(preserve, self.phrases)]
+        kept = ["", *kept_prompts(preserve, self.templates)]
         pools = [prompts.prompts, kept, everyday_prompts(base, self.everyday, prompts)]
         aims = [
             aligned(embedded.prompts, embedded.targets, embedded.prefix_lengths.tolist()),

@@ -49,14 +49,14 @@ class Naive(Eraser):
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
     guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
     rank: int = param(0, "train LoRA factors of this rank; 0 trains whole weights", at_least=0)
-    phrases: bool = param(True, "also use prompt templates, not only the bare name")
+    templates: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Delta, LowRank)
     needs: ClassVar = frozenset({"drawing"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
             "preserve_scale": 0.1, "eta": 1.0, "kept_latents": "concept", "steps": 1000, "lr": 1e-5, "batch": 1, "source": "edited",
-            "reuse": 1, "sampler_steps": 50, "phrases": False,
+            "reuse": 1, "sampler_steps": 50, "templates": False,
         },
     }  # fmt: skip
 
@@ -65,8 +65,8 @@ class Naive(Eraser):
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Delta | LowRank:
         tuner = Tuner(base, self.where, lr=self.lr, rank=self.rank, rng=rng)
-        embedded = ConceptPrompts.of(erase, self.phrases).embed(base)
-        kept = base.embed(["", *kept_prompts(preserve, self.phrases)])
+        embedded = ConceptPrompts.of(erase, self.templates).embed(base)
+        kept = base.embed(["", *kept_prompts(preserve, self.templates)])
         ways = {"batch": self.batch, "reuse": self.reuse, "steps": self.sampler_steps, "guidance": self.guidance}
         model = tuner.student if self.source == "edited" else base
         towards, still = walk(model, embedded.prompts, rng, **ways), walk(model, kept, rng, **ways)

@@ -54,14 +54,14 @@ class RECE(Eraser):
     preserve_scale: float = param(1.0, "b, weight of a preserved concept", at_least=0)
     empty: Literal["once", "each"] = param("once", 'weight of "": once, or once for each erased prompt')
     ridge: float = param(0.1, "λ of a round: UCE's, or in units of 1 if anchor is edited", above=0)
-    phrases: bool = param(True, "also use prompt templates, not only the bare name")
+    templates: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (TextMap,)
     needs: ClassVar = frozenset({"words"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         name: {
             "rounds": rounds, "limit": limit, "limit_unit": "absolute", "enough": 0.0, "anchor": "edited", "preserve_scale": 0.1,
-            "empty": empty, "phrases": False,
+            "empty": empty, "templates": False,
         }
         for name, rounds, limit, empty in (("released", 3, 0.1, "each"), ("released-narrow", 1, 1e-3, "once"))
     }  # fmt: skip
@@ -70,12 +70,12 @@ class RECE(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> TextMap:
-        prompts = ConceptPrompts.of(erase, self.phrases)
+        prompts = ConceptPrompts.of(erase, self.templates)
         embedded = prompts.embed(base)
         erased, targets = embedded.prompts.cpu(), embedded.targets.cpu()
         inside = targets_in_names(erase) if self.anchor == "original" else ()
         rows = "content" if self.anchor == "original" else "last_to_end"
-        kept = KeptRows.of(base, [*kept_prompts((*preserve, *inside), self.phrases), ""], rows)
+        kept = KeptRows.of(base, [*kept_prompts((*preserve, *inside), self.templates), ""], rows)
         more = (len(erased) - 1) * (self.empty == "each") * KeptRows.of(base, [""], rows).moment
         k, s = self.preserve_scale * (kept.moment + more), seen(base)
         limit = self.limit * (float(s.trace()) / len(s) if self.limit_unit == "projections" else 1.0)

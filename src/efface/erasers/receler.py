@@ -59,14 +59,14 @@ class Receler(Eraser):
     reuse: int = param(20, "steps that share the sampled trajectories", at_least=1)
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
     guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
-    phrases: bool = param(True, "also use prompt templates, not only the bare name")
+    templates: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Adapter,)
     needs: ClassVar = frozenset({"drawing"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
             "steps": 500, "lr": 3e-4, "batch": 1, "source": "edited", "reuse": 1, "sampler_steps": 50, "keep": 0.0,
-            "adversarial_steps": 0, "phrases": False,
+            "adversarial_steps": 0, "templates": False,
         },
     }  # fmt: skip
 
@@ -74,7 +74,7 @@ class Receler(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> Adapter:
-        prompts = ConceptPrompts.of(erase, self.phrases)
+        prompts = ConceptPrompts.of(erase, self.templates)
         embedded, kept = prompts.embed(base), self.kept(base, erase, preserve)
         own_tokens = own(embedded.prompts, [base.embed([name]) for name in prompts.names])
         branch, added = Bottlenecks.new(base, self.width, rng), {}
@@ -125,7 +125,7 @@ class Receler(Eraser):
     def kept(self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...]) -> list[Cond]:
         """Prompts to preserve, in three groups: "", the preserved concepts, everyday words."""
         everyday = everyday_prompts(base, self.everyday, ConceptPrompts.of(erase, templates=False))
-        return [base.embed(kind) for kind in ([""], kept_prompts(preserve, self.phrases), everyday) if kind]
+        return [base.embed(kind) for kind in ([""], kept_prompts(preserve, self.templates), everyday) if kind]
 
 
 def after(prompts: Cond, vectors: Float[Tensor, "b k d"]) -> Cond:

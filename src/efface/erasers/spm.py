@@ -59,14 +59,14 @@ class SPM(Eraser):
     reuse: int = param(25, "steps that share the sampled trajectories", at_least=1)
     sampler_steps: int = param(25, "DDIM steps of a trajectory", at_least=2)
     guidance: float = param(3.0, "guidance scale of a trajectory", at_least=1)
-    phrases: bool = param(True, "also use prompt templates, not only the bare name")
+    templates: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Adapter,)
     needs: ClassVar = frozenset({"drawing"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
             "eta": 1.0, "anchoring": 1000.0, "anchors": 4, "around": "noise", "gate": "released", "steps": 3000, "lr": 1e-4, "batch": 1,
-            "source": "edited", "reuse": 1, "sampler_steps": 30, "phrases": False,
+            "source": "edited", "reuse": 1, "sampler_steps": 30, "templates": False,
         },
     }  # fmt: skip
 
@@ -78,7 +78,7 @@ class SPM(Eraser):
         learner = Learner(membranes.tensors, lr=self.lr, rng=rng)
         student, used = base.fork(()), base.fork(())
         used.branches, opened = (*base.branches, membranes.bind(base)), membranes.opener(base)
-        embedded = ConceptPrompts.of(erase, self.phrases).embed(base)
+        embedded = ConceptPrompts.of(erase, self.templates).embed(base)
         pool, odds = self.pool(base, erase, preserve)
         null = base.embed([""])
         latents = walk(
@@ -109,8 +109,8 @@ class SPM(Eraser):
 
     def pool(self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...]) -> tuple[Cond, Tensor]:
         """Anchors and their sampling weights for each concept: (1 - γ)^α for everyday words, and the same total for preserved concepts."""
-        everyday = everyday_prompts(base, self.everyday, ConceptPrompts.of(erase, self.phrases))
-        kept = ConceptPrompts.of(preserve, self.phrases).prompts
+        everyday = everyday_prompts(base, self.everyday, ConceptPrompts.of(erase, self.templates))
+        kept = ConceptPrompts.of(preserve, self.templates).prompts
         anchors = base.embed([*everyday, *kept])
         odds = (1 - gate(base, [c.phrases for c in erase], self.gate)(anchors).T.cpu()).pow(self.alpha)
         plain = odds[:, : len(anchors) - len(kept)]

@@ -48,14 +48,14 @@ class TIME(Eraser):
         "rows", "unit of λ: the mean eigenvalue of the rows' Gram matrix, or 1"
     )
     padding: Literal["one", "each"] = param("one", "weight of the padding: of one row in all, or of one row each")
-    phrases: bool = param(True, "also use prompt templates, not only the bare name")
+    templates: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (TextMap,)
     needs: ClassVar = frozenset({"words"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
             "alignment": "forward", "preserve_scale": 0.0, "ridge": 0.1, "ridge_unit": "absolute", "padding": "each",
-            "phrases": False,
+            "templates": False,
         },
     }  # fmt: skip
 
@@ -63,14 +63,14 @@ class TIME(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> TextMap:
-        embedded = ConceptPrompts.of(erase, self.phrases).embed(base)
+        embedded = ConceptPrompts.of(erase, self.templates).embed(base)
         sources, targets = embedded.prompts.cpu(), embedded.targets.cpu()
         an, a = base.embed(["an", "a"]).ids[:, 1].tolist()
         prefixes = enumerate(embedded.prefix_lengths.tolist())
         parts = [self.rows(sources[[i]], targets[[i]], prefix, (an, a)) for i, prefix in prefixes]
         c, g, weights = (torch.cat(part) for part in zip(*parts, strict=True))
         inside = targets_in_names(erase) if self.alignment == "subsequence" else ()
-        kept = KeptRows.of(base, ["", *kept_prompts((*preserve, *inside), self.phrases)], "content")
+        kept = KeptRows.of(base, ["", *kept_prompts((*preserve, *inside), self.templates)], "content")
         protected = self.preserve_scale * kept.moment
         unit = 1.0
         if self.ridge_unit == "rows":

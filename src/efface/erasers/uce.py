@@ -38,7 +38,7 @@ from efface.core.rows import KeptRows, keep_rows, pair_rows, row_metric
 from efface.erasers.base import Eraser
 
 RELEASED_2023 = {
-    "tokens": "last_to_end", "ridge": 0.5, "ridge_unit": "absolute", "preserve_scale": 0.0, "everyday": 0, "phrases": False,
+    "tokens": "last_to_end", "ridge": 0.5, "ridge_unit": "absolute", "preserve_scale": 0.0, "everyday": 0, "templates": False,
 }  # fmt: skip
 
 
@@ -58,7 +58,7 @@ class UCE(Eraser):
         "content", "rows of a prompt that the closed form constrains"
     )
     everyday: int = param(200, "frequent words that define λ's metric; 0 pulls equally in all directions", at_least=0)
-    phrases: bool = param(True, "also use prompt templates, not only the bare name")
+    templates: bool = param(True, "also use prompt templates, not only the bare name")
     technique: Literal["replace", "tensor"] = param(
         "replace", "targets: the target's keys and values, or these without their component along the concept's"
     )
@@ -69,14 +69,14 @@ class UCE(Eraser):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "2023": RELEASED_2023,
         "2023-tensor": {**RELEASED_2023, "technique": "tensor"},
-        "2025": {"tokens": "last", "ridge": 0.5, "ridge_unit": "absolute", "everyday": 0, "phrases": False},
+        "2025": {"tokens": "last", "ridge": 0.5, "ridge_unit": "absolute", "everyday": 0, "templates": False},
     }  # fmt: skip
 
     @override
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> TextMap | Delta:
-        prompts = ConceptPrompts.of(erase, self.phrases)
+        prompts = ConceptPrompts.of(erase, self.templates)
         embedded, everyday = prompts.embed(base), self.everyday_words(base, prompts)
         inside = targets_in_names(erase) if self.tokens == "content" else ()
         kept = self.preserved(base, (*preserve, *inside))
@@ -86,7 +86,7 @@ class UCE(Eraser):
     def preserved(self, base: Denoiser, preserve: Sequence[Concept], unconditional: bool = True) -> KeptRows:
         """Preserved prompts; without the unconditional prompt as in the later released code, so perhaps none."""
         empty = [""] * (unconditional and self.tokens != "last")
-        return KeptRows.of(base, [*kept_prompts(preserve, self.phrases), *empty], self.tokens)
+        return KeptRows.of(base, [*kept_prompts(preserve, self.templates), *empty], self.tokens)
 
     def everyday_words(self, base: Denoiser, *besides: ConceptPrompts) -> Cond | None:
         """Frequent words that define the metric of λ."""

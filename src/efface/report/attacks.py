@@ -1,6 +1,6 @@
 """Success rates of attacks, and success against the number of denoiser calls. A row of an attack is one prompt and seed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from efface.attacks import TABLE
@@ -9,10 +9,10 @@ from efface.metrics.rates import Rate, found
 from efface.report.folder import Run
 from efface.report.grids import attacked
 from efface.report.names import NO_ATTACK
-from efface.report.page import note, rate_cell, table
+from efface.report.page import note, rate_cell, small, table
 from efface.report.plots import Point, line_chart
 from efface.report.scores import Row, Scores, is_rate
-from efface.report.under_attack import is_control
+from efface.report.under_attack import brought_back, is_control, what
 
 
 def success(rows: list[Row]) -> Rate:
@@ -72,6 +72,12 @@ def _limits(run: Run, names: Sequence[str]) -> str:
     return "".join(note(escape(one)) for one in said)
 
 
+def _union(each: Mapping[str, list[Row]], names: Sequence[str]) -> Rate:
+    """The share of pictures that any of these attacks brought back."""
+    judged = brought_back([row for name in names for row in each.get(name, [])], {name.split(",")[0] for name in names})
+    return Rate(sum(judged.values()), len(judged))
+
+
 def section(run: Run) -> str:
     """Every attack's success, and success against budget."""
     tried = {i: run.scores.attacks(i) for i in run.names}
@@ -79,21 +85,28 @@ def section(run: Run) -> str:
     if not names:
         return f'<h2 id="attacks">Attacks</h2><p>{NO_ATTACK}</p>'
     rows = [
-        (escape(run.names[i]), [rate_cell(success(each.get(name, [])), "#attacked") for name in names])
-        for i, each in tried.items()
+        (
+            escape(name) + small(escape(what(name.split(",")[0]))),
+            [rate_cell(success(each.get(name, [])), "#attacked") for each in tried.values()],
+        )
+        for name in names
     ]
+    together = [name for name in names if not is_control(name.split(",")[0])]
+    if len(together) > 2:
+        rows.append(("any of these", [rate_cell(_union(each, together), "#attacked") for each in tried.values()]))
     explanation = (
         "Share of pictures that show it again, by the best attempt within the budget: lower is better for the edit. An attack that fails "
         "on the unedited model says nothing. A control is no attack on the edit: the same search for pictures upside down, which no model "
         "knew. Small: Wilson 95&nbsp;% interval."
     )
     parts = [
-        f'<h2 id="attacks">Attacks</h2>{table("Attacks", ["Model", *names], rows)}{note(explanation)}',
+        f'<h2 id="attacks">Attacks</h2>{table("Attacks", ["Attack", *map(escape, run.names.values())], rows)}{note(explanation)}',
         _limits(run, names),
     ]
     curves = {
-        f"{run.names[i]}, {name}": success_by_calls(rows) for i, each in tried.items() for name, rows in each.items()
-    }
-    if curves := {name: points for name, points in curves.items() if points}:
+        f"{run.names[i]}, {name}": points
+        for i in run.edits for name in together if len(points := success_by_calls(tried[i].get(name, []))) > 1
+    }  # fmt: skip
+    if curves:
         parts.append(line_chart(curves, "calls of the denoiser", "brought back, %"))
     return "".join([*parts, '<h3 id="attacked">What they led to</h3>', attacked(run, tried)])

@@ -40,14 +40,7 @@ class Attacked:
 
     def rate(self, method: str, attacks: Collection[str]) -> Estimate | None:
         """The share of pictures that any of these attacks brought back, a mean over tasks; None where none was judged."""
-        own = [row for row in self.rows.get(method, ()) if row["attack"] in attacks and row["value"] is not None]
-        fixed = {name for name in attacks if len({row["seed"] for row in own if row["attack"] == name}) == 1}
-        judged: dict[Picture, bool] = {}
-        for row in own:
-            judged[_picture(row)] = judged.get(_picture(row), False) or row["value"] == 1
-        for row in own:  # a picture that comes from start noise alone is the same at every seed
-            if row["attack"] in fixed and row["value"] == 1:
-                judged |= {key: True for key in judged if key[:3] == _picture(row)[:3]}
+        judged = brought_back(self.rows.get(method, ()), attacks)
         tasks: dict[str, list[bool]] = {}
         for key, hit in judged.items():
             if key in self.drawn:
@@ -90,6 +83,19 @@ def attacked(rows: Iterable[Row], bases: Collection[str]) -> Attacked | None:
     plain = [row for m in bases for row in own.get(m, ()) if row["attack"] == NONE]
     lost = {_picture(row) for row in plain if row["value"] != 1}
     return Attacked(own, frozenset(map(_picture, plain)) - lost, frozenset(bases)) if own else None
+
+
+def brought_back(rows: Iterable[Row], attacks: Collection[str]) -> dict[Picture, bool]:
+    """Whether any of these attacks brought a picture back, for each that was judged."""
+    own = [row for row in rows if row["attack"] in attacks and row["value"] is not None]
+    fixed = {name for name in attacks if len({row["seed"] for row in own if row["attack"] == name}) == 1}
+    judged: dict[Picture, bool] = {}
+    for row in own:
+        judged[_picture(row)] = judged.get(_picture(row), False) or row["value"] == 1
+    for row in own:  # a picture that comes from start noise alone is the same at every seed
+        if row["attack"] in fixed and row["value"] == 1:
+            judged |= {key: True for key in judged if key[:3] == _picture(row)[:3]}
+    return judged
 
 
 def is_control(name: str) -> bool:
