@@ -44,6 +44,7 @@ AttackSize = Annotated[
         help="budget of each attack: smoke (600 calls of the denoiser a prompt), quick (4,000) or paper (60,000)"
     ),
 ]
+Concepts = Annotated[str, typer.Option(help="what models made elsewhere erased, separated by commas")]
 Strength = Annotated[float, typer.Option(help="strength of the edit: 0 is the unedited model, 1 the fitted edit")]
 AnyBase = Annotated[bool, typer.Option("--any-base", help="apply an edit even if it was made for another model")]
 
@@ -140,7 +141,12 @@ def generate(
 
 @app.command()
 def evaluate(
-    edit: Annotated[list[Path], typer.Argument(help="files of edits that erase the same concepts")],
+    edit: Annotated[
+        list[Path],
+        typer.Argument(
+            help="files of edits that erase the same concepts, or folders of models made elsewhere from --model"
+        ),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="folder for pictures, scores and the report")] = Path(
         "evaluation"
     ),
@@ -150,6 +156,7 @@ def evaluate(
         typer.Option(help="attacks to try, separated by commas; default: none, at size full three without a search"),
     ] = "",
     attack_size: AttackSize = "quick",
+    concept: Concepts = "",
     key: Keys = None,
     model: Model = "moji",
     device: Device = "cpu",
@@ -160,14 +167,20 @@ def evaluate(
     """Measure edits on Moji; write a report. It compares each edit with the unedited model: erased, preserved, robustness."""
     with _progress() as log:
         measured = api.evaluate(
-            edit, output=output, size=size, attacks=attacks, attack_size=attack_size, keys=key or [], model=model,
+            edit, output=output, size=size, attacks=attacks, attack_size=attack_size, concept=concept, keys=key or [], model=model,
             device=device, dtype=dtype, variant=variant or None, any_base=any_base,
             commands=[api.command(*sys.argv[1:])], log=log,
         )  # fmt: skip
     _scores(measured)
     out.print(f"{measured.page}: open it in a browser. {output}/scores.jsonl holds every row.")
     if not attacks:
-        _next("attack", *map(str, edit), *_keys(key), *_where(model, device, dtype, variant))
+        _next(
+            "attack",
+            *map(str, edit),
+            *(["--concept", concept] if concept else []),
+            *_keys(key),
+            *_where(model, device, dtype, variant),
+        )
 
 
 @app.command()
@@ -183,7 +196,7 @@ def attack(
         ),
     ] = "baselines,unlearndiffatk,soft,rece-rows,inverse",
     size: AttackSize = "quick",
-    concept: Annotated[str, typer.Option(help="what models made elsewhere erased, separated by commas")] = "",
+    concept: Concepts = "",
     replay: Annotated[
         list[Path] | None,
         typer.Option(help="attempts found on another model, files or folders, to try as they are; may be repeated"),
