@@ -713,6 +713,7 @@ class AttackInfo:
     name: str
     what: str  # one line
     access: str  # what the attacker has or does
+    gives: str  # what is found and given to the model
     cost: str  # of its docstring
     paper: str  # its docstring: paper, idea, names, what differs, cost
     presets: Mapping[str, Mapping[str, Any]]
@@ -740,6 +741,7 @@ def attack(name: str) -> AttackInfo:
     declared, text = REGISTRY.declarations(own), REGISTRY.docstring(own)
     return AttackInfo(
         name, (declared.__doc__ or "").removesuffix("."), value("efface.attacks.base", "ACCESS")[declared.access],
+        value("efface.attacks.base", "GIVES")[declared.gives],
         " ".join(text.partition("\nCost:")[2].split()).removesuffix("."), text,
         {f"{own}-{p}": values for p, values in declared.presets.items()},
         tuple(Parameter(f.name, preset.get(f.name, f.default), f.metadata["help"], choices(f)) for f in fields(declared)

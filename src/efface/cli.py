@@ -247,7 +247,8 @@ def list_attacks(name: Annotated[str | None, typer.Argument(help="attack or pres
         out.print("\nLast column: what the attacker has or does. Presets have names too, such as soft-linf.")
         _next("attacks", "unlearndiffatk")
         return
-    _declared(api.attack(name), f"set as --with {name}:NAME=VALUE")
+    m = api.attack(name)
+    _declared(m, f"set as --with {name}:NAME=VALUE", {"Access": m.access, "Gives": m.gives})
 
 
 @app.command()
@@ -281,14 +282,14 @@ def methods(name: Annotated[str | None, typer.Argument(help="method or preset")]
     _declared(m, "a flag of `efface erase`", {"Edit": " or ".join(m.makes), "Needs": "; ".join(m.needs) or "nothing"})
 
 
-def _declared(m: "api.Method | api.AttackInfo", how: str, more: dict[str, str] | None = None) -> None:
+def _declared(m: "api.Method | api.AttackInfo", how: str, more: dict[str, str]) -> None:
     """Print a method's or an attack's paper, hyper-parameters and presets."""
     _paper(m.paper)
-    for name, text in (more or {}).items():
+    for name, text in more.items():
         _wrap(f"{f'{name}:':9}{text}", 9)
     out.print(f"\nHyper-parameters, each {how}, and their defaults:\n")
     for p in m.parameters:
-        _wrap(f"  {p.flag if more else p.name} {_value(p.default)}", 4)
+        _wrap(f"  {p.flag if isinstance(m, api.Method) else p.name} {_value(p.default)}", 4)
         choices = f" ({', '.join(map(str, p.choices))})" if p.choices else ""
         _wrap(f"      {p.meaning}{choices}", 6)
     if not m.parameters:

@@ -24,6 +24,7 @@ ACCESS = {  # what the attacker has or does, from least to most
     "encoder": "has the text encoder",
     "rows": "has the model and gives it encoded prompts",
     "latent": "has the model and gives it start latents",
+    "gradients": "has the weights and takes gradients",
     "weights": "has the weights and changes them",
     "before": "changed the weights before the concept was erased",
 }
@@ -35,7 +36,7 @@ GIVES = {  # what is found, and given to the model
     "weights": "other weights",
 }
 Gives = Literal["words", "settings", "rows", "latents", "weights"]
-Access = Literal["prompt", "picture", "encoder", "rows", "latent", "weights", "before"]
+Access = Literal["prompt", "picture", "encoder", "rows", "latent", "gradients", "weights", "before"]
 SIZES = {"smoke": 600, "quick": 4_000, "paper": 60_000}  # calls of the denoiser for each attacked prompt
 
 

@@ -31,7 +31,7 @@ from efface.core.params import param
 class Inversion(Attack):
     """A word learnt through the edited model."""
 
-    access = "weights"
+    access = "gradients"
     gives = "rows"
     gradients = True
     uses = ("targets", "turned_targets")

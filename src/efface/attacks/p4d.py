@@ -38,7 +38,7 @@ GAP = 3  # K: own tokens between two free ones
 class P4D(Attack):
     """Words with which the edited model predicts what the unedited one does."""
 
-    access = "weights"
+    access = "gradients"
     gives = "words"
     gradients = True
     presets = {  # noqa: RUF012

@@ -34,7 +34,7 @@ LEVELS, STAY = 50, 40  # of the released order: so many levels, so many steps at
 class UnlearnDiffAtk(Attack):
     """Adversarial words by projected gradient on their distributions."""
 
-    access = "weights"
+    access = "gradients"
     gives = "words"
     gradients = True
     presets = {"released": {"draws": 1, "order": "sequential"}, "suffix": {"where": "suffix"}}  # noqa: RUF012
