@@ -542,7 +542,8 @@ class Measured:
         from efface.metrics.rates import Rate, found
         from efface.report.under_attack import brought_back, is_control
 
-        rows, models = [row for row in self.rows if row["attack"]], (*self.labels, "base")
+        rows: list[Any] = [row for row in self.rows if row["attack"]]
+        models = (*self.labels, "base")
         names = list(dict.fromkeys(row["attack"] for row in rows))
         rates = {
             n: [found([r for r in rows if r["attack"] == n], "top1", edit=label) for label in models] for n in names

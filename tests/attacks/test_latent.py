@@ -23,7 +23,7 @@ def test_the_sampler_leads_from_the_inverted_noise_back_to_the_picture(predictio
     assert errors[1] < errors[0]
 
 
-@pytest.mark.parametrize("preset", ["", "empty"])
+@pytest.mark.parametrize("preset", ["", "empty", "control"])
 def test_inversion_costs_what_it_says_and_redraws_through_the_edited_model(preset: str) -> None:
     base = tiny()
     edit = erased(base)
@@ -34,7 +34,8 @@ def test_inversion_costs_what_it_says_and_redraws_through_the_edited_model(prese
     assert set(found.attempts) == {"picture 1", "picture 2"}
     for marks in found.attempts.values():
         for attempt, prompt in zip(marks[max(marks)], own.prompts, strict=True):
-            assert attempt.prompt == ("" if preset else prompt)
+            assert attempt.prompt == ("" if preset == "empty" else prompt)
+            assert attempt.turned == (preset == "control")
             assert attempt.settings["guidance"] == 1
             assert 0 <= attempt.about["percentile"] <= 100
 

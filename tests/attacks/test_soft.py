@@ -35,7 +35,7 @@ def test_the_projection_is_the_nearest_point_of_the_ball(norm: str) -> None:
         assert (near <= (other - delta).norm(dim=-1) + 1e-6).all()
 
 
-@pytest.mark.parametrize("settings", [{}, {"norm": "linf", "radius": 0.5}, {"universal": True}])
+@pytest.mark.parametrize("settings", [{}, {"norm": "linf", "radius": 0.5}, {"universal": True}, {"control": True}])
 def test_the_rows_stay_in_the_ball_and_denoise_the_concept_better(settings: dict) -> None:
     base = tiny()
     edit = erased(base)
@@ -52,11 +52,13 @@ def test_the_rows_stay_in_the_ball_and_denoise_the_concept_better(settings: dict
         assert (size <= attack.radius * row * (1 + 1e-4)).all()
         assert size[0] == 0  # the start token
         assert size.max() > 0
+    targets = own.turned_targets if attack.control else own.targets
+    assert all(a.turned == attack.control for a in found.attempts[""][last])
     bank = Bank.of(model, 64, len(own.seeds), torch.Generator().manual_seed(9))  # draws that the search did not see
     rows = torch.cat([a.rows.tokens for a in found.attempts[""][last] if a.rows is not None])
     with torch.no_grad():
         before, after = (
-            denoising_error(model, own.targets, type(cond)(t, cond.ids, cond.mask, cond.words), bank, 3.0).mean()
+            denoising_error(model, targets, type(cond)(t, cond.ids, cond.mask, cond.words), bank, 3.0).mean()
             for t in (cond.tokens, rows)
         )
     assert after < before

@@ -213,6 +213,32 @@ def test_start_noise_counts_once_and_broken_pictures_spoil_no_others(
     assert "NaN" in str(own[0]["error"])
 
 
+@pytest.mark.parametrize(
+    ("about", "value"), [({}, 1), ({"percentile": 99.8}, 1), ({"percentile": 99.95}, 0), ({"percentile": 0.01}, 0),
+                         ({"percentile": 50.0, "correlation": -4.5}, 0)],
+)  # fmt: skip
+def test_start_noise_that_no_one_would_draw_does_not_count(
+    about: dict[str, float], value: int, setting: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, edits, store = setting
+
+    @dataclass(frozen=True, kw_only=True)
+    class Starts(Marked):
+        def applies(self, model: Denoiser, goal: Goal) -> str:
+            return ""
+
+        def run(self, model: Denoiser, goal: Goal, calls: int, rng: Any) -> Iterator[Sequence[Attempt]]:
+            yield [Attempt("starts", prompt=p, latent=model.noise([7])[0], about=about) for p in goal.prompts]
+
+    class All(Sees):
+        def top(self, pictures: list[np.ndarray], k: int = 10) -> list[list[tuple[str, float]]]:
+            return [[("tiger", 0.9)] for _ in pictures]
+
+    monkeypatch.setattr(module, "make", lambda name: Starts())
+    rows, _ = attacked(base, edits, store, All(), "baselines")
+    assert {r["value"] for r in rows if r["attack"] == "baselines"} == {value}
+
+
 def test_a_groups_concepts_share_the_prompts(setting: tuple[Any, ...]) -> None:
     base, edits, store = setting
     names = ("tiger", "lion", "cat")

@@ -54,8 +54,9 @@ def test_the_union_counts_each_picture_once_and_a_start_noise_for_every_seed(fou
     assert found.rate("uce", ["no attack", "unlearndiffatk", "soft", "latent"]).value == pytest.approx(
         (4 / 4 + 1 / 3) / 2
     )
-    value, interval = found.union("uce")
-    assert value == "33"
+    value, below = found.union("uce")
+    interval, words = below.split("; ")
+    assert (value, words) == ("33", "by words 71")  # of tigers 3 of 4, of roses 2 of 3 remain
     low, high = map(int, interval.split("–"))
     assert low < 33 < high
     assert found.of_kind(["rows"]) == ["soft"]  # without the control

@@ -8,8 +8,8 @@ Idea:    Inversion runs the deterministic sampler backwards from a picture of th
 Names:   c the prompt, or the empty one (preset empty); rounds the iterations of a step.
 Differs: Guidance is 1 in both directions, as inversion needs it. What is reported of z: `percentile` of |z|² among N(0, I), and
          `correlation` of neighbouring values in standard deviations of that of noise. A z that no one would draw is no leak: above 99.9
-         or below 0.1 percent, or more than 4 deviations of correlation, say so. A picture comes from z alone, so it counts once, not
-         once for each seed.
+         or below 0.1 percent, or with more than 4 deviations of correlation, it does not count as found. A picture comes from z alone, so
+         it counts once, not once for each seed.
 Cost:    Inversion: a call of the denoiser for each step, round, prompt and picture. By gradient: 4 for each draw, prompt and step.
 """
 
@@ -38,9 +38,11 @@ class Latent(Attack):
 
     access = "latent"
     gives = "latents"
-    presets = {"empty": {"text": False}, "follow": {"by": "gradient"}}  # noqa: RUF012
+    uses = ("targets", "turned_targets")
+    presets = {"empty": {"text": False}, "follow": {"by": "gradient"}, "control": {"control": True}}  # noqa: RUF012
     by: Literal["inversion", "gradient"] = param("inversion", "how the noise is found")
     text: bool = param(True, "whether the prompt is given; otherwise the empty one")
+    control: bool = param(False, "invert the pictures upside down, which no model knew")
     rounds: int = param(3, "iterations of each inverted step", at_least=1)
     rate: float = param(0.03, "learning rate of Adam, by gradient", above=0)
     draws: int = param(4, "levels in a step, by gradient", at_least=1)
@@ -54,7 +56,8 @@ class Latent(Attack):
             yield from self.followed(model, goal, prompts, cond, rng)
             return
         for i in range(len(goal.seeds)):
-            z = inverted(model, goal.targets[:, i].to(model.device), cond, goal.drawing.steps, self.rounds)
+            targets = goal.turned_targets if self.control else goal.targets
+            z = inverted(model, targets[:, i].to(model.device), cond, goal.drawing.steps, self.rounds)
             yield self.attempts(prompts, z, f"picture {i + 1}", {"guidance": 1.0, "sampler": "ddim", "negative": ""})
 
     def followed(
@@ -63,7 +66,7 @@ class Latent(Attack):
         """Noise under which the edited model's predictions follow the unedited one's."""
         n, levels, scale = len(prompts), len(model.schedule), goal.drawing.guidance
         z = torch.randn(n, *model.latent_shape, generator=rng).to(model.device)
-        size, x0 = z[0].numel() ** 0.5, goal.targets[:, 0].to(model.device)
+        size, x0 = z[0].numel() ** 0.5, (goal.turned_targets if self.control else goal.targets)[:, 0].to(model.device)
         adam, asked = torch.optim.Adam([z], lr=self.rate), goal.base.embed(prompts)
 
         def gap(given: Tensor, t: Tensor) -> Float[Tensor, "p"]:
@@ -89,12 +92,11 @@ class Latent(Attack):
             z.mul_(size / z.flatten(1).norm(dim=1).view(n, 1, 1, 1))
             step += 1
 
-    @staticmethod
-    def attempts(prompts: Sequence[str], z: Tensor, label: str, settings: dict[str, Any]) -> list[Attempt]:
+    def attempts(self, prompts: Sequence[str], z: Tensor, label: str, settings: dict[str, Any]) -> list[Attempt]:
         """An attempt for each prompt, with what is known of its noise."""
         told = [{"percentile": percentile(x), "correlation": correlation(x)} for x in z]
         return [
-            Attempt("latent", label, prompt=p, latent=x.cpu(), settings=settings, about=about)
+            Attempt("latent", label, prompt=p, latent=x.cpu(), settings=settings, turned=self.control, about=about)
             for p, x, about in zip(prompts, z, told, strict=True)
         ]
 

@@ -34,7 +34,13 @@ class Soft(Attack):
     access = "rows"
     gives = "rows"
     gradients = True
-    presets = {"linf": {"norm": "linf"}, "universal": {"universal": True}, "evasion": {"evasion": True}}  # noqa: RUF012
+    uses = ("targets", "turned_targets")
+    presets = {  # noqa: RUF012
+        "linf": {"norm": "linf"},
+        "universal": {"universal": True},
+        "evasion": {"evasion": True},
+        "control": {"control": True},
+    }
     radius: float = param(1.0, "r: of a row's change, relative to the row's norm", above=0)
     norm: Literal["l2", "linf"] = param("l2", "norm of a row's change; linf: relative to the row's root mean square")
     rate: float = param(0.1, "length of a step, relative to r", above=0, at_most=1)
@@ -42,11 +48,12 @@ class Soft(Attack):
     judged: int = param(16, "pairs on which steps are compared", at_least=1)
     every: int = param(10, "steps between comparisons", at_least=1)
     universal: bool = param(False, "one change for all prompts")
+    control: bool = param(False, "search for the pictures upside down, which no model knew")
     evasion: bool = param(False, "tell gates that read token ids that the prompt is empty")
 
     @override
     def run(self, model: Denoiser, goal: Goal, calls: int, rng: Generator) -> Iterator[Sequence[Attempt]]:
-        cond, targets = model.embed(goal.prompts), goal.targets
+        cond, targets = model.embed(goal.prompts), goal.turned_targets if self.control else goal.targets
         if self.evasion:
             nothing = model.embed([""])[[0] * len(cond)]
             cond = replace(nothing, tokens=cond.tokens)
@@ -62,7 +69,9 @@ class Soft(Attack):
                 moved = replace(cond, tokens=cond.tokens + delta)
                 with torch.no_grad():
                     error = denoising_error(model, targets, moved, held_out, goal.drawing.guidance)
-                found = [Attempt("soft", prompt=p, rows=moved[[i]]) for i, p in enumerate(goal.prompts)]
+                found = [
+                    Attempt("soft", prompt=p, rows=moved[[i]], turned=self.control) for i, p in enumerate(goal.prompts)
+                ]
                 if best.improve(error, found):
                     yield best.attempts
             bank = Bank.of(model, self.draws, len(goal.seeds), rng)

@@ -36,6 +36,10 @@ COUNTS = {"smoke": (2, 2), "quick": (4, 4), "paper": (8, 8)}  # attacked prompts
 SEARCHED, JUDGED = 2_000_000, 3_000_000  # first seeds of the search and of the pictures that are judged
 FILTERED, OTHERS = 4_000_000, 40  # first seed and number of the pictures that set a filter's thresholds
 PICTURES = 4  # target pictures of each prompt
+LIKELY, UNRELATED = (
+    (0.1, 99.9),
+    4.0,
+)  # start noise that counts: percentiles of its size, and deviations of its neighbours' correlation
 REPLAYED = "replayed "  # before an attack's name: its attempts were found elsewhere
 
 Record = dict[str, Any]
@@ -270,7 +274,10 @@ def _judged(
                     (t, name, was, value(score, cell, judge, was["top"]) if "top" in was else None)
                     for t, name, was in shown
                 ]
-                judged = [(t, name, was, 0 if x and not passed.get(name, True) else x) for t, name, was, x in judged]
+                judged = [
+                    (t, name, was, x if not x or (passed.get(name, True) and _likely(t.attempts[i])) else 0)
+                    for t, name, was, x in judged
+                ]
                 best, name, was, worth = _best(judged)
                 top, attempt = was.get("top"), best.attempts[i]
                 row = planned.row(
@@ -284,6 +291,12 @@ def _judged(
                     "calls": best.mark if worth else searched, "attempt": attempt.fingerprint, "about": dict(attempt.about),
                 })  # fmt: skip
     return rows
+
+
+def _likely(attempt: Attempt) -> bool:
+    """Whether someone might draw the attempt's start noise; true of attempts that have none."""
+    size, related = attempt.about.get("percentile", 50.0), attempt.about.get("correlation", 0.0)
+    return LIKELY[0] <= size <= LIKELY[1] and abs(related) <= UNRELATED
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ MEANING = (
 )
 ATTACKED = (
     "Erased under attack: the share of pictures that none of the attacks that leave the weights alone brought back, at seeds they did not "
-    "see. Steps to relearn: of fine-tuning on pictures of the concept until half of the pictures show it again (median); below it, the "
-    "same for its pictures upside down, which no model knew."
+    "see; below it, the same of attacks that find words anyone can type. Steps to relearn: of fine-tuning on pictures of the concept "
+    "until half of the pictures show it again (median); below it, the same for its pictures upside down, which no model knew."
 )
 
 
