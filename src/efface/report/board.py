@@ -54,11 +54,12 @@ class Board:
     edits: Mapping[str, Sequence[Mapping[str, Any]]]
     bases: Sequence[str] = (BASE,)
     many: tuple[Row, ...] = ()  # of tasks that erase several concepts at once
+    attacks: tuple[Row, ...] = ()  # of attacks, in this sweep or in like ones
 
     @cached_property
     def ranking(self) -> Ranking:
         """The methods by their score."""
-        return Ranking(self.rows, self.many, self.methods, self.bases)
+        return Ranking(self.rows, self.many, self.methods, self.bases, self.attacks)
 
     @cached_property
     def scores(self) -> Scores:

@@ -37,8 +37,8 @@ ASKED = (
 def write_leaderboard(folder: Path) -> Path:
     """Write index.html and leaderboard.csv, .md, .json and .tex of a sweep's folder.
 
-    Tasks that erase several concepts at once may be a sweep of their own in a folder inside, such as `many`: of the same benchmark,
-    model, sampler and size they fill the column "many at once".
+    Tasks that erase several concepts at once may be a sweep of their own in a folder inside, such as `many`, and attacks one in
+    `attacked`: of the same benchmark, model, sampler and size they fill the columns "many at once" and those of attacks.
 
     Raises:
         UsageError: the folder has no sweep, or a damaged one.
@@ -92,7 +92,7 @@ def _attacks_markdown(sweep: Sweep, board: Board) -> str:
     tried = ", ".join(f"`{name}`" for name in under.names if name != NONE)
     tasks = ", ".join(sorted({row["task"] for rows in under.rows.values() for row in rows}))
     intro = (
-        f"What still gets through: {len(board.methods) - len(board.bases)} methods on {tasks}, attacked with {tried}. "
+        f"What still gets through: {len(set(under.rows) - under.bases)} methods on {tasks}, attacked with {tried}. "
         f"{_budget(sweep)} Model {info['model']} ({info['fingerprint']}), efface {info['version']}."
     )
     figure = "![What no attack brought back, against what was kept](attacks.svg)"
@@ -112,7 +112,7 @@ def _attacks_markdown(sweep: Sweep, board: Board) -> str:
 
 def _budget(sweep: Sweep) -> str:
     """The budget of a prompt, and how many prompts and seeds were judged."""
-    about = [record for path in sorted(sweep.folder.glob("*/run.json")) if (record := _record(path)).get("calls")]
+    about = [record for record in _records(sweep) if record.get("calls")]
     if not about:
         return ""
     size, calls = about[0]["size"], about[0]["calls"]
@@ -122,8 +122,8 @@ def _budget(sweep: Sweep) -> str:
 def _cost(sweep: Sweep) -> str:
     """Mean calls, prompts through the text encoder and seconds of each attack's searches."""
     spent: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for path in sorted(sweep.folder.glob("*/run.json")):
-        for by_attack in (_record(path).get("cost") or {}).values():
+    for record in _records(sweep):
+        for by_attack in (record.get("cost") or {}).values():
             for name, by_concept in by_attack.items():
                 spent[name] += by_concept.values()
     lines = ["| attack | searches | calls of the denoiser | prompts encoded | seconds |", "|---|---|---|---|---|"]
@@ -133,9 +133,12 @@ def _cost(sweep: Sweep) -> str:
     return "## Cost of a search, a mean\n\n" + "\n".join(lines)
 
 
-def _record(path: Path) -> dict[str, Any]:
-    found = from_json(path.read_text(encoding="utf-8"))
-    return (found.get("attacks") if isinstance(found, dict) else None) or {}
+def _records(sweep: Sweep) -> Iterator[dict[str, Any]]:
+    """What the runs of the sweep and of like ones say of their attacks."""
+    for one in _like(sweep):
+        for path in sorted(one.folder.glob("*/run.json")):
+            found = from_json(path.read_text(encoding="utf-8"))
+            yield (found.get("attacks") if isinstance(found, dict) else None) or {}
 
 
 def _named(board: Board) -> tuple[list[str], dict[str, str]]:
@@ -155,14 +158,31 @@ def board_of(sweep: Sweep) -> Board:
     for edit in sweep.info["edits"]:
         if edit["task"] in names:
             edits[edit["method"]].append(edit)
-    return Board(tuple(r for r in sweep.rows if r["task"] in names), sweep.methods, edits, many=tuple(_many(sweep)))
+    return Board(
+        tuple(r for r in sweep.rows if r["task"] in names),
+        sweep.methods,
+        edits,
+        many=tuple(_many(sweep)),
+        attacks=tuple(_attack_rows(sweep)),
+    )
+
+
+def _like(sweep: Sweep) -> list[Sweep]:
+    """The sweep, and those in folders inside its own that may be compared with it."""
+    inside = [read_sweep(path.parent) for path in sorted(sweep.folder.glob("*/bench.json"))]
+    same = ("benchmark", "fingerprint", "sampler", "size")
+    return [sweep, *(s for s in inside if all(s.info[k] == sweep.info[k] for k in same))]
+
+
+def _attack_rows(sweep: Sweep) -> Iterator[Row]:
+    """Rows of attacks: the sweep's own, and those of like sweeps in folders inside its own."""
+    for one in _like(sweep):
+        yield from (row for row in one.rows if row["attack"] and row["method"] in sweep.methods)
 
 
 def _many(sweep: Sweep) -> Iterator[Row]:
     """Rows of tasks that erase several concepts at once: the sweep's own, and those of like sweeps in folders inside its own."""
-    inside = [read_sweep(path.parent) for path in sorted(sweep.folder.glob("*/bench.json"))]
-    like = ("benchmark", "fingerprint", "sampler", "size")
-    for one in (sweep, *(s for s in inside if all(s.info[k] == sweep.info[k] for k in like))):
+    for one in _like(sweep):
         tasks = {t["name"] for t in one.info["tasks"] if t["kind"] == "many"}
         yield from (row for row in one.rows if row["task"] in tasks and row["method"] in sweep.methods)
 

@@ -48,13 +48,15 @@ def harmonic(gone: float, kept: float) -> float:
 class Ranking:
     """Methods by their score.
 
-    `rows` are of the tasks that the table is about, `many` of those that erase several concepts at once. A picture counts only where
-    every unedited model (`bases`) shows what was asked for at the same prompt and seed: elsewhere nothing was there to erase or to keep.
+    `rows` are of the tasks that the table is about, `many` of those that erase several concepts at once, `attacks` of attacks. A picture
+    counts only where every unedited model (`bases`) shows what was asked for at the same prompt and seed: elsewhere nothing was there
+    to erase or to keep.
     """
 
-    def __init__(self, rows: Iterable[Row], many: Iterable[Row], methods: Sequence[str], bases: Sequence[str]) -> None:
-        rows = list(rows)
-        self.methods, self.bases, self.attacked = list(methods), set(bases), attacked(rows, bases)
+    def __init__(
+        self, rows: Iterable[Row], many: Iterable[Row], methods: Sequence[str], bases: Sequence[str], attacks: Iterable[Row] = ()
+    ) -> None:  # fmt: skip
+        self.methods, self.bases, self.attacked = list(methods), set(bases), attacked(attacks, bases)
         self._tasks = _by_task(_drawn(rows, self.bases))
         self._many = _by_task(_drawn(many, self.bases))
 

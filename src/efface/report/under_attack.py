@@ -154,7 +154,7 @@ def markdown(found: Attacked, methods: Sequence[str], name: Mapping[str, str]) -
         steps = ["steps to relearn"] * (title.startswith("By what"))
         heads = ["method", *(head for head, _ in columns), *steps]
         lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-        for m in methods:
+        for m in (m for m in methods if m in found.rows):
             cells = [shown(found.rate(m, own), "") for _, own in columns] + [found.steps(m)] * len(steps)
             lines.append(f"| {name[m]} | {' | '.join(f'{a}<br><sub>{b}</sub>' if b else a for a, b in cells)} |")
         made.append(f"## {title}\n\n" + "\n".join(lines))
@@ -166,7 +166,7 @@ def section(found: Attacked, methods: Sequence[str], name: Mapping[str, str]) ->
     made = ""
     for title, columns in _tables(found).items():
         rows = []
-        for m in methods:
+        for m in (m for m in methods if m in found.rows):
             cells = [shown(found.rate(m, own), "") for _, own in columns]
             rows.append((escape(name[m]), [f"{escape(a)}{small(escape(b))}" for a, b in cells]))
         made += f"<h3>{escape(title)}</h3>{table(title, ['Method', *(Th(head) for head, _ in columns)], rows)}"
