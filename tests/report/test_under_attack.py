@@ -62,6 +62,18 @@ def test_the_union_counts_each_picture_once_and_a_start_noise_for_every_seed(fou
     assert found.of_kind(["rows"]) == ["soft"]  # without the control
 
 
+def test_what_teaches_the_unedited_model_is_left_out_of_the_union(found):
+    assert found.taught == []
+    own = [row for rows in found.rows.values() for row in rows]
+    for hits, taught in (([1, 0, 0, 0], []), ([1, 1, 0, 0], ["soft"])):
+        again = attacked([*own, *rows("base", "soft-control", hits)], ["base"])
+        assert again.taught == taught
+        assert ("soft" in again.united) == (not taught)
+    # without soft: tiger q by its start noise at both seeds, p at the first by words
+    assert again.rate("uce", again.united).value == pytest.approx((3 / 4 + 1 / 3) / 2)
+    assert "Left out of the union: soft." in markdown(again, ["uce"], {"uce": "uce"})
+
+
 def test_steps_are_a_median_beside_the_controls(found):
     assert found.steps("uce") == ("15", "control more than 50")  # of 5, 10, 20 and never
     assert found.steps("base") == ("–", "knows it")

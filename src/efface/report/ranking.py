@@ -34,7 +34,7 @@ MEANING = (
     "size: of the edit's tensors (medians)."
 )
 ATTACKED = (
-    "Erased under attack: the share of pictures that none of the attacks that leave the weights alone brought back, at seeds they did not "
+    "Erased under attack: the share of pictures that no attack of the union (see Attacks) brought back, at seeds they did not "
     "see; below it, the same of attacks that find words anyone can type. Steps to relearn: of fine-tuning on pictures of the concept "
     "until half of the pictures show it again (median); below it, the same for its pictures upside down, which no model knew."
 )
