@@ -32,6 +32,6 @@ def test_the_row_needs_nothing_heavy() -> None:
 
 def test_fields_and_roles_are_those_of_a_line() -> None:
     assert FIELDS[:6] == ("task", "protocol", "edit", "fit", "role", "concept")
-    assert len(set(FIELDS)) == len(FIELDS) == 20
+    assert len(set(FIELDS)) == len(FIELDS) == 23
     assert set(GONE) < set(ROLES)
     assert BASE not in ROLES

@@ -33,7 +33,8 @@ ROW: Types = {
 }  # fmt: skip
 MAYBE: Types = {
     "settings": dict, "preserve": list, "file": str, "target": str, "kind": str, "pictures": str, "held_out_top1": float,
-    "seconds": float, "bytes": float, "calls": float, "n": int, "seen": str, "group": str, "cell": str,
+    "seconds": float, "bytes": float, "calls": float, "n": int, "seen": str, "group": str, "cell": str, "asked": str,
+    "attempt": str, "about": dict,
 }  # fmt: skip
 _SAME = ("role", "concept", "prompt", "seed", "judge", "score")  # equal in two models' rows that may be compared
 
