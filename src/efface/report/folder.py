@@ -34,7 +34,7 @@ ROW: Types = {
 MAYBE: Types = {
     "settings": dict, "preserve": list, "file": str, "target": str, "kind": str, "pictures": str, "held_out_top1": float,
     "seconds": float, "bytes": float, "calls": float, "n": int, "seen": str, "group": str, "cell": str, "asked": str,
-    "attempt": str, "about": dict,
+    "attempt": str,
 }  # fmt: skip
 _SAME = ("role", "concept", "prompt", "seed", "judge", "score")  # equal in two models' rows that may be compared
 
@@ -156,6 +156,8 @@ def _rows(path: Path, protocols: Mapping[str, str], edits: Collection[str]) -> I
 def _row(where: str, line: str, protocols: Mapping[str, str], edits: Collection[str]) -> Row:
     """One line of scores.jsonl."""
     raw = _object(where, line, ROW)
+    if "about" in raw:
+        _check(where, raw, {"about": dict})
     for key, allowed in {"edit": edits, "role": ROLES, "task": protocols}.items():
         if raw[key] not in allowed:
             raise EffaceError(f"{where}: expected {key!r} to be {_or(allowed)}, got {raw[key]!r}; {AGAIN}")
