@@ -53,7 +53,7 @@ leaderboard: $(READY)
 	cp leaderboard/many/leaderboard.md docs/leaderboard/many.md
 	cp leaderboard/many/leaderboard.csv docs/leaderboard/many.csv
 
-# Attacks on twelve methods at the smallest budget: an hour of two cores for a concept. Several processes may run it at once.
+# Attacks on twelve methods at the smallest budget: some 40 minutes of two cores for a concept. Several processes may run it at once.
 # `make leaderboard` takes its columns of attacks from here, if it comes afterwards.
 attacks: $(READY)
 	$(BIN)/efface bench --methods $(ATTACKED) --concepts tiger,alcohol --attacks $(ATTACKS) --attack-size smoke \
