@@ -59,5 +59,5 @@ def test_its_words_make_the_concepts_pictures_likelier_within_the_budget(setting
 
 def test_a_prompt_without_room_is_refused() -> None:
     base = tiny()
-    with pytest.raises(UsageError, match="leaves no room for 60 more tokens"):
+    with pytest.raises(UsageError, match="needs room for 60 more tokens in each prompt"):
         UnlearnDiffAtk(tokens=60).find(base, goal(base, prompts=("a red tiger " * 8,)), 10)

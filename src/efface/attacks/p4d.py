@@ -61,9 +61,7 @@ class P4D(Attack):
         longest = max(map(len, self.sequences(model, goal)))
         room = model.tokenize([""]).ids.shape[1] - 2
         return (
-            f"a prompt needs {longest} tokens and the text encoder reads {room}; give shorter prompts"
-            if longest > room
-            else ""
+            f"needs {longest} tokens and the text encoder reads {room}; give shorter prompts" if longest > room else ""
         )
 
     @override

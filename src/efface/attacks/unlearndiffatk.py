@@ -50,7 +50,7 @@ class UnlearnDiffAtk(Attack):
     @override
     def applies(self, model: Denoiser, goal: Goal) -> str:
         full = model.tokenize(goal.prompts).mask[:, -self.tokens - 1 :].any()
-        return f"a prompt leaves no room for {self.tokens} more tokens; give shorter prompts" if full else ""
+        return f"needs room for {self.tokens} more tokens in each prompt; give shorter prompts" if full else ""
 
     @override
     def run(self, model: Denoiser, goal: Goal, calls: int, rng: Generator) -> Iterator[Sequence[Attempt]]:
