@@ -153,7 +153,7 @@ def test_it_touches_only_the_weights_it_declares(base: Denoiser, fitted: dict[st
     assert bool(changed) is bool(declared)
     assert changed or edited.steers or edited.branches
     assert changed <= declared
-    for k, w in edited.params("unet").items():
+    for k, w in edited.params("denoiser").items():
         assert k in declared or w.data_ptr() == base.params([k])[k].data_ptr()
 
 

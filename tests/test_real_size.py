@@ -64,7 +64,7 @@ def test_a_weight_as_large_as_the_largest_real_one(tmp_path: Path) -> None:
 def test_a_pipeline_in_bfloat16(tmp_path: Path) -> None:
     pipeline(dtype=torch.bfloat16).save_pretrained(tmp_path)
     base = read(tmp_path, torch.bfloat16)
-    assert {p.dtype for p in base.params("unet").values()} == {torch.bfloat16}
+    assert {p.dtype for p in base.params("denoiser").values()} == {torch.bfloat16}
     goes_the_whole_way(base, tmp_path)
 
 
@@ -99,6 +99,6 @@ def test_a_folder_saved_with_a_variant(tmp_path: Path) -> None:
     pipeline(dtype=torch.float16).save_pretrained(tmp_path, variant="fp16")
     assert [p.name for p in (tmp_path / "unet").glob("*.safetensors")] == ["diffusion_pytorch_model.fp16.safetensors"]
     base = read(tmp_path)
-    assert {p.dtype for p in base.params("unet").values()} == {torch.float32}
+    assert {p.dtype for p in base.params("denoiser").values()} == {torch.float32}
     assert torch.equal(probe(base, "tiger"), probe(Denoiser(pipeline(dtype=torch.float16).to(torch.float32)), "tiger"))
     goes_the_whole_way(base, tmp_path)

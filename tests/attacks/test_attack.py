@@ -52,7 +52,7 @@ def test_a_copy_of_a_network_is_counted_while_the_search_runs_and_not_afterwards
     base = tiny()
     x, t, cond = base.noise([1, 2]), torch.tensor([500, 500]), base.embed(["a"])
     with Meter([base], 100) as meter, torch.no_grad():
-        fork = base.fork("unet")
+        fork = base.fork("denoiser")
         fork.predict(x, t, cond)
     assert meter.calls == 2
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_an_alteration_does_to_the_weights_what_it_says(name: str) -> None:
     other = tiny(seed=1)  # every network of other weights
     model = copy.copy(base)
     changed = altered(model, other, name)
-    for key, w in changed.params("unet").items():
+    for key, w in changed.params("denoiser").items():
         mine, theirs = base.params([key])[key], other.params([key])[key]
         expected = {
             "float16": mine.half().float(), "bfloat16": mine.bfloat16().float(), "merged": 0.5 * mine + 0.5 * theirs,

@@ -55,6 +55,6 @@ def test_a_lora_of_the_unedited_model_is_added_to_the_edited_one() -> None:
     marks = Relearn(merged=True).find(model, goal(base, edit=edit), 100).attempts["LoRA, rate 0.003"]
     last = marks[max(marks)][0]
     assert last.edit is not None
-    for name, w in last.on(model, base).params("unet").items():
+    for name, w in last.on(model, base).params("denoiser").items():
         step = last.edit(base).params([name])[name] - base.params([name])[name]
         assert torch.allclose(w, model.params([name])[name] + step, atol=1e-5)

@@ -26,9 +26,9 @@ def test_the_strongest_directions_are_those_of_the_decomposition() -> None:
     model = erased(base)(base)
     cut = strongest(model, base, 1)
     assert cut is not None
-    changed = cut(model).params("unet")
+    changed = cut(model).params("denoiser")
     seen = 0
-    for name, before in base.params("unet").items():
+    for name, before in base.params("denoiser").items():
         change = (model.params([name])[name] - before).double()
         if not change.any():
             assert torch.equal(changed[name], before)
@@ -44,7 +44,7 @@ def test_the_strongest_directions_are_those_of_the_decomposition() -> None:
 def test_pruning_zeroes_the_smallest_values_of_each_matrix() -> None:
     base = tiny()
     pruned = altered(base, base, "pruned-30")
-    for name, w in base.params("unet").items():
+    for name, w in base.params("denoiser").items():
         found = pruned.params([name])[name]
         if w.ndim < 2:
             assert torch.equal(found, w)

@@ -105,7 +105,7 @@ def test_embedded_they_are_the_texts_row_by_row(base: Denoiser) -> None:
 def test_a_prefix_is_as_long_as_its_tokens(base: Denoiser) -> None:
     said = ConceptPrompts.of([TIGER, NOTO])
     embedded = said.embed(base)
-    for ids, name, length in zip(embedded.prompts.ids, said.names, embedded.prefix_lengths.tolist(), strict=True):
+    for ids, name, length in zip(embedded.prompts.ids, said.names, embedded.prefix_lengths[:, 0].tolist(), strict=True):
         own = base.embed([name])
         inner = own.ids[0, 1 : int(own.mask.sum()) - 1]
         assert torch.equal(ids[1 + length : 1 + length + len(inner)], inner)

@@ -297,13 +297,14 @@ def test_selections_hold_what_their_names_say(base: Denoiser) -> None:
     assert count["xattn"] == count["selfattn"] == 5 * blocks  # q, k, v, out and its bias
     assert count["xattn.layers"] == count["xattn"]
     assert count["attn"] == 10 * blocks
-    assert count["unet"] == everything == count["noxattn"] + count["xattn"]
+    assert count["denoiser"] == everything == count["noxattn"] + count["xattn"]
     assert count["noxattn"] - count["noxattn.2023"] == 2 + 2 + 4  # conv_out, its norm, time embedding
     assert count["text"] == len(dict(base.pipeline.text_encoder.named_parameters()))
     assert count["text.embeddings"] == 1
-    assert not any("norm" in k for k in base.params("unet.layers"))
+    assert not any("norm" in k for k in base.params("denoiser.layers"))
     assert (
-        base.params("unet.layers").keys() == base.params("noxattn.layers").keys() | base.params("xattn.layers").keys()
+        base.params("denoiser.layers").keys()
+        == base.params("noxattn.layers").keys() | base.params("xattn.layers").keys()
     )
 
 
@@ -336,7 +337,7 @@ def test_exact_names_are_taken_as_they_are_and_unknown_ones_refused(base: Denois
         base.fork("xatn")
 
 
-@pytest.mark.parametrize("where", ["xattn.kv", "noxattn", "unet", "text", "text.embeddings"])
+@pytest.mark.parametrize("where", ["xattn.kv", "noxattn", "denoiser", "text", "text.embeddings"])
 def test_a_fork_owns_its_weights_and_shares_every_other_tensor(base: Denoiser, where: str) -> None:
     twin = base.fork(where)
     owned = base.params(where).keys()
@@ -413,7 +414,8 @@ def test_another_pipeline_is_refused_by_name() -> None:
         load(other)
     assert (
         str(caught.value)
-        == "model: expected a text-to-image pipeline (StableDiffusionPipeline), got DDPMPipeline; give another model"
+        == "model: expected a text-to-image pipeline (StableDiffusionPipeline, StableDiffusionXLPipeline, StableDiffusion3Pipeline, "
+        "FluxPipeline), got DDPMPipeline; give another model"
     )
 
 

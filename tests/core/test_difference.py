@@ -20,12 +20,12 @@ def test_the_difference_gives_the_model_back() -> None:
     edit = difference(base, other, TIGER, "theirs")
     assert (edit.header.method, edit.header.erase) == (ELSEWHERE, TIGER)
     again = edit(base)
-    for where in ("unet", "text"):
+    for where in ("denoiser", "text"):
         for name, w in other.params(where).items():
             assert torch.allclose(again.params(where)[name], w, atol=1e-6)
     x, t, cond = base.noise([1]), torch.tensor([500]), other.embed(["a tiger"])
     assert torch.allclose(again.predict(x, t, again.embed(["a tiger"])), other.predict(x, t, cond), atol=1e-4)
-    assert set(edit.deltas) < {**base.params("unet"), **base.params("text")}.keys()  # what is equal is not kept
+    assert set(edit.deltas) < {**base.params("denoiser"), **base.params("text")}.keys()  # what is equal is not kept
 
 
 def test_what_cannot_be_compared_is_one_sentence() -> None:

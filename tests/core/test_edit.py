@@ -41,7 +41,7 @@ def delta(base: Denoiser, where: str = "xattn.kv", seed: int = 1) -> Delta:
     return Delta({k: torch.randn(w.shape, generator=rng) * 0.05 for k, w in base.params(where).items()}, header(base))
 
 
-def low_rank(base: Denoiser, where: str = "unet.layers", seed: int = 2) -> LowRank:
+def low_rank(base: Denoiser, where: str = "denoiser.layers", seed: int = 2) -> LowRank:
     rng = torch.Generator().manual_seed(seed)
     matrices = {k: w for k, w in base.params(where).items() if w.ndim >= 2}  # kernels as well
     factors = {
@@ -54,7 +54,7 @@ def low_rank(base: Denoiser, where: str = "unet.layers", seed: int = 2) -> LowRa
 def make(kind: str, base: Denoiser) -> Edit:
     return {
         "TextMap": lambda: text_map(base),
-        "Delta": lambda: delta(base, "unet"),
+        "Delta": lambda: delta(base, "denoiser"),
         "LowRank": lambda: low_rank(base),
         "Stack": lambda: text_map(base) + delta(base) * 0.5 + low_rank(base),
         "nested": lambda: Stack([Stack([text_map(base), delta(base)]), low_rank(base) * 2.0]),
@@ -75,10 +75,10 @@ def test_applying_changes_the_copy_and_nothing_else(base: Denoiser, edit: Edit) 
     changed = differing(before, snapshot(edited))
     assert changed == edit.changes(base).keys() != set()
     assert not differing(before, snapshot(base))
-    for name, w in edited.params("unet").items():
+    for name, w in edited.params("denoiser").items():
         assert (w.data_ptr() == base.params([name])[name].data_ptr()) is (name not in changed)
     assert moved(base, edited, "a tiger") > 0.01
-    assert not any(w.requires_grad for w in edited.params("unet").values())
+    assert not any(w.requires_grad for w in edited.params("denoiser").values())
 
 
 def test_the_edited_pipeline_is_an_ordinary_one(base: Denoiser, edit: Edit) -> None:
@@ -139,7 +139,7 @@ def test_strengths_multiply_and_the_edit_itself_keeps_its_own(base: Denoiser, ed
 
 
 def _both(a: Denoiser, b: Denoiser) -> list[tuple[str, Tensor, Tensor]]:
-    return [(k, w, b.params([k])[k]) for k, w in a.params("unet").items()]
+    return [(k, w, b.params([k])[k]) for k, w in a.params("denoiser").items()]
 
 
 # -- composition ---------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_a_model_of_another_shape_is_refused_even_then(base: Denoiser, monkeypat
     narrow = tiny()
     with pytest.raises(
         UsageError,
-        match=r"^edit: maps token embeddings of width 64, unet\..* reads 32; give the model it was made for$",
+        match=r"^edit: maps embeddings of width 64, unet\..* reads 32; give the model it was made for$",
     ):
         text_map(base)(narrow, any_base=True)
     name = next(iter(base.params("xattn.kv")))

@@ -41,11 +41,11 @@ def text_map(base: Denoiser, seed: int = 0, rank: int = 3) -> TextMap:
     return TextMap(left, right, header(base))
 
 
-def low_rank(base: Denoiser, where: str = "unet.layers", ranks: tuple[int, ...] = (2,), seed: int = 2) -> LowRank:
+def low_rank(base: Denoiser, where: str = "denoiser.layers", ranks: tuple[int, ...] = (2,), seed: int = 2) -> LowRank:
     """Factors for a selection's matrices and kernels, ranks in turn; of layers that differ in an index only, the first."""
     rng = torch.Generator().manual_seed(seed)
     matrices = {k: w for k, w in base.params(where).items() if w.ndim >= 2 and "embedding.weight" not in k}
-    if where == "unet.layers":
+    if where == "denoiser.layers":
         first = {re.sub(r"\.\d+", "", k): k for k in reversed(matrices)}
         matrices = {k: w for k, w in matrices.items() if k in first.values()}
     factors = {}
@@ -133,7 +133,7 @@ def test_other_tools_do_what_the_edit_does(base: Denoiser, edit: Edit, tmp_path:
     assert relative(probe(base, "a tiger"), ours) > 0.05
     pipe.fuse_lora()
     fused = {k.replace(".base_layer", ""): w for k, w in pipe.unet.named_parameters() if ".lora_" not in k}
-    wanted = edited.params("unet")
+    wanted = edited.params("denoiser")
     assert {f"unet.{k}" for k in fused} == wanted.keys()
     for name, w in fused.items():
         torch.testing.assert_close(w, wanted[f"unet.{name}"], atol=5e-6, rtol=0)
@@ -248,7 +248,7 @@ def test_a_bfloat16_model_gets_float32_factors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rank", [1, 5, 16, 32])
 def test_a_cut_delta_leaves_out_what_it_says(base: Denoiser, tmp_path: Path, rank: int) -> None:
-    kernels = {k: w for k, w in base.params("unet.layers").items() if w.ndim >= 2 and ("conv" in k or "attn2" in k)}
+    kernels = {k: w for k, w in base.params("denoiser.layers").items() if w.ndim >= 2 and ("conv" in k or "attn2" in k)}
     rng = torch.Generator().manual_seed(3)
     edit = Delta({k: torch.randn(w.shape, generator=rng) * 0.05 for k, w in kernels.items()}, header(base)) * 0.5
     done = export(edit, base, tmp_path / "x.safetensors", to="kohya", rank=rank)
@@ -323,7 +323,7 @@ def test_zero_differences_need_no_place(base: Denoiser, tmp_path: Path) -> None:
 def comfyui(path: Path, base: Denoiser) -> dict[str, Tensor]:
     """What ComfyUI's rules (comfy/lora.py) add to each weight, from the file alone: factors, "diff" and "diff_b" of a known layer."""
     tensors, known = load_file(path), {}
-    for name in (*base.params("unet"), *base.params("text.layers")):
+    for name in (*base.params("denoiser"), *base.params("text.layers")):
         if name.endswith(".weight"):
             part, _, module = name.removesuffix(".weight").partition(".")
             clip = f"text_model.{module.removeprefix('text_model.')}"
@@ -343,7 +343,7 @@ def comfyui(path: Path, base: Denoiser) -> dict[str, Tensor]:
 
 
 SELECTED = {
-    "esd-x": "xattn", "esd-u": "noxattn", "esd": "unet", "text": "text", "mapping": "xattn.kv", "age": "selfattn",
+    "esd-x": "xattn", "esd-u": "noxattn", "esd": "denoiser", "text": "text", "mapping": "xattn.kv", "age": "selfattn",
 }  # fmt: skip
 
 
@@ -487,7 +487,7 @@ KINDS = "edit: expected a TextMap, LowRank, Delta or a Stack of them, got Gate, 
 PARTS = "edit: expected weights of linear layers and convolutions, since a LoRA has no others, got "
 REMEDY = "; bake it into the pipeline, or export biases and norms of the U-Net to 'comfyui'"
 BOTH = (
-    "to: expected an edit of the U-Net or of the text encoder, since a peft folder holds one model, got one of both; "
+    "to: expected an edit of one network, since a peft folder holds one model, got one of text and unet; "
     "export to 'diffusers' or 'kohya'"
 )
 

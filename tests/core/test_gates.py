@@ -47,7 +47,8 @@ def parts(branch: TokenGates) -> tuple[list[dict[str, np.ndarray]], list[list[np
 
 
 def added(branch: TokenGates, base: Denoiser, cond: Cond) -> dict[str, torch.Tensor]:
-    return {site: add(torch.empty(0), torch.empty(0)) for site, add in branch.additions(base)(cond).items()}
+    rows = torch.empty(*cond.ids.shape, 0)
+    return {site: add(rows, rows) for site, add in branch.additions(base)(cond).items()}
 
 
 # -- what is added ----------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def weights(base: Denoiser) -> Delta:
 def test_it_steers_the_sampler_and_touches_no_weight(base: Denoiser, edit: Guidance) -> None:
     edited = edit(base)
     assert not differing(snapshot(base), snapshot(edited))
-    assert all(w.data_ptr() == base.params([k])[k].data_ptr() for k, w in edited.params("unet").items())
+    assert all(w.data_ptr() == base.params([k])[k].data_ptr() for k, w in edited.params("denoiser").items())
     assert torch.equal(probe(edited, "tiger"), probe(base, "tiger"))
     assert (draw(edited, ["tiger"], [1]) - draw(base, ["tiger"], [1])).abs().max() > 0.01
     assert base.steers == ()

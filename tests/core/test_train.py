@@ -72,7 +72,7 @@ def test_the_student_starts_as_the_base_and_only_its_weights_learn(base: Denoise
     for rank in (0, 2):
         tuner = Tuner(base, "xattn", lr=1e-3, rank=rank, rng=Generator().manual_seed(0))
         assert not differing(snapshot(base), snapshot(tuner.student))
-        learning = {k for k, w in tuner.student.params("unet").items() if w.requires_grad}
+        learning = {k for k, w in tuner.student.params("denoiser").items() if w.requires_grad}
         assert learning == {k for k, w in base.params("xattn").items() if w.ndim >= 2 or not rank}
 
 
@@ -80,7 +80,7 @@ def test_training_touches_neither_the_base_nor_other_weights(base: Denoiser) -> 
     for rank in (0, 2):
         tuner = train(base, Log(), rank=rank)
         assert differing(snapshot(base), snapshot(tuner.student)) == tuner.workers.keys()
-        assert all(w.grad is None for w in tuner.student.params("unet").values())
+        assert all(w.grad is None for w in tuner.student.params("denoiser").values())
 
 
 def test_a_step_is_adams(base: Denoiser) -> None:

@@ -109,7 +109,7 @@ def test_the_loss_is_the_papers(
 def test_priors_of_presets_are_the_released_one_which_is_beside_a_sum_over_channels(
     base: Denoiser, log: Watch, preset: str
 ) -> None:
-    few = {**SMALL, "steps": 2, "where": "unet"}
+    few = {**SMALL, "steps": 2, "where": "denoiser"}
     ConceptAblation.preset(preset, **few).fit(base, Concept("tiger", "cat"), log=log)
     goal, student, kept_goal, kept = [c for c in log.used[1] if len(c.x) == 3][-4:]
     assert [c.learns for c in (goal, student, kept_goal, kept)] == [False, True, False, True]
@@ -289,7 +289,7 @@ def test_a_memorised_picture_is_forgotten_and_another_is_not(base: Denoiser, tmp
         "red tiger": torch.full((1, *base.latent_shape), 2.0),
         "blue car": torch.full((1, *base.latent_shape), -2.0),
     }
-    tuner, rng = Tuner(base, "unet", lr=3e-3), torch.Generator().manual_seed(0)
+    tuner, rng = Tuner(base, "denoiser", lr=3e-3), torch.Generator().manual_seed(0)
     for _ in range(40):  # make it know two pictures by their captions
         x0 = torch.cat([latents[c] for c in latents for _ in range(3)])
         t, eps = torch.randint(1000, (6,), generator=rng), torch.randn(x0.shape, generator=rng)

@@ -36,20 +36,22 @@ def rows(base: Denoiser, prompt: str) -> np.ndarray:
     ],
 )
 def test_rows_are_paired_in_order_and_the_rest_stays(base: Denoiser, source: str, target: str, lead: int) -> None:
-    goal, weights = aligned(base.embed(["lion", source]), base.embed(["", target]), [0, lead])
+    goal, weights, pooled = aligned(base.embed(["lion", source]), base.embed(["", target]), [0, lead])
     before, aim = rows(base, source), rows(base, target)
     expected, heavy = before.copy(), np.zeros(LENGTH)
     for row, place, own, weight in oracle.pairs(len(source.split()), len(target.split()), LENGTH, lead):
         expected[row], heavy[row] = before[row] if own else aim[place], weight
     counted = heavy > 0
+    assert pooled is None  # of Stable Diffusion 1 and 2
     np.testing.assert_allclose(weights[1].numpy(), heavy, atol=1e-6)
     np.testing.assert_allclose(goal[1].double().numpy()[counted], expected[counted], atol=1e-6)
     assert heavy.sum() == pytest.approx(len(source.split()) + 3)  # start, words, end, and padding as one
 
 
 def test_what_stays_aims_at_itself(base: Denoiser) -> None:
-    goal, weights = unchanged(base, ["", "a lion"])
+    goal, weights, pooled = unchanged(base, ["", "a lion"])
     assert torch.equal(goal, base.embed(["", "a lion"]).tokens)
+    assert pooled is None
     assert weights.sum(1).tolist() == pytest.approx([3, 5])
     assert weights[1].tolist() == pytest.approx([1] * 4 + [1 / 12] * 12)
 

@@ -28,16 +28,16 @@ RELEASED: dict[str, dict[str, Any]] = {
     # rohitgandikota/unified-concept-editing at f7222e6: lamb 0.5, erase_scale 1, preserve_scale max(0.1, 1/n) (0 here), `replace`
     "uce-2023": {
         "tokens": "last_to_end", "ridge": 0.5, "ridge_unit": "absolute", "erase_scale": 1.0, "preserve_scale": 0.0, "everyday": 0,
-        "templates": False, "technique": "replace",
+        "templates": False, "technique": "replace", "pooled": False,
     },
     "uce-2023-tensor": {
         "tokens": "last_to_end", "ridge": 0.5, "ridge_unit": "absolute", "erase_scale": 1.0, "preserve_scale": 0.0, "everyday": 0,
-        "templates": False, "technique": "tensor",
+        "templates": False, "technique": "tensor", "pooled": False,
     },
     # the same at 28c81ed, trainscripts/uce_sd_erase.py: lamb 0.5, erase_scale 1, preserve_scale 1, the last token alone
     "uce-2025": {
         "tokens": "last", "ridge": 0.5, "ridge_unit": "absolute", "erase_scale": 1.0, "preserve_scale": 1.0, "everyday": 0,
-        "templates": False, "technique": "replace",
+        "templates": False, "technique": "replace", "pooled": False,
     },
     # f7222e6, train-scripts/train_debias.py: weight_step 0.1, 5 seeds x 10 images, preserve_scale 0.1, no "" among what stays
     "debias-2023": {
@@ -54,16 +54,17 @@ RELEASED: dict[str, dict[str, Any]] = {
     # bahjat-kawar/time-diffusion, apply_time.py and train_funcs.py: lamb 0.1
     "time-released": {
         "alignment": "forward", "preserve_scale": 0.0, "ridge": 0.1, "ridge_unit": "absolute", "padding": "each", "templates": False,
+        "pooled": False,
     },
     # CharlesGong12/RECE, scripts/nudity.sh: regular_scale 0.1, epochs 3, preserve_scale 0.1, lamb 0.1, [" "] * concepts
     "rece-released": {
         "rounds": 3, "limit": 0.1, "limit_unit": "absolute", "enough": 0.0, "anchor": "edited", "erase_scale": 1.0, "preserve_scale": 0.1,
-        "ridge": 0.1, "empty": "each", "templates": False,
+        "ridge": 0.1, "empty": "each", "templates": False, "pooled": False,
     },
     # scripts/art.sh and train_object.py's defaults: regular_scale 1e-3, epochs 1, [""] + what is preserved
     "rece-released-narrow": {
         "rounds": 1, "limit": 1e-3, "limit_unit": "absolute", "enough": 0.0, "anchor": "edited", "erase_scale": 1.0,
-        "preserve_scale": 0.1, "ridge": 0.1, "empty": "once", "templates": False,
+        "preserve_scale": 0.1, "ridge": 0.1, "empty": "once", "templates": False, "pooled": False,
     },
     # Shilin-LU/MACE, configs/celebrity and art: learning_rate 1e-4, max_train_steps 50, train_batch_size 1, eight images by 30 steps at
     # 7.5, use_pooler, importance_sampling. COCO's trace is 2e4 concepts' (3.7e10 / 1.8e6): a scale of 1e-4 is λ2 = 2, and its square 2e-4
@@ -77,13 +78,13 @@ RELEASED: dict[str, dict[str, Any]] = {
     "cpe-released": {
         "steps": 450, "opening": 4, "rounds": 4, "lr": 3e-4, "batch": 1, "eta": 0.3, "anchor_weight": 1e5, "anchors": 32, "near": 150,
         "noise": 0.25, "mixup": True, "gate_rank": 16, "site_rank": 1, "attacks": 16, "attack_lr": 1e-2, "bank": False,
-        "bound": "released", "tied": True,
+        "bound": "released", "tied": True, "pooled": False,
     },
     # rohitgandikota/erasing: the paper's names for the weights
     "esd-x": {"where": "xattn", "eta": 1.0},
     "esd-u": {"where": "noxattn", "eta": 1.0},
     "esd-selfattn": {"where": "selfattn", "eta": 1.0},
-    "esd-full": {"where": "unet", "eta": 1.0},
+    "esd-full": {"where": "denoiser", "eta": 1.0},
     "esd-strict": {"where": "xattn.kv", "eta": 1.0},
     # at a2189e9, train-scripts/train-esd.py
     "esd-2023": {**ESD_2023, "where": "xattn", "eta": 1.0},
@@ -103,7 +104,7 @@ RELEASED: dict[str, dict[str, Any]] = {
     },
     # lr 5e-7 times a batch of 2 on 2 GPUs, twice with its prior
     "ablation-memorised": {
-        "objective": "reverse", "where": "unet", "teacher": "frozen", "steps": 400, "lr": 4e-6, "batch": 4, "guidance": 6.0,
+        "objective": "reverse", "where": "denoiser", "teacher": "frozen", "steps": 400, "lr": 4e-6, "batch": 4, "guidance": 6.0,
         "sampler_steps": 25, "prior": 0.25, "templates": False,
     },
     "ablation-released": {

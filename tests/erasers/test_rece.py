@@ -170,7 +170,7 @@ def test_ours_is_one_problem_over_all_rows_against_the_original_weights(base: De
     words = base.embed(["tiger", "car", "a lion"]), base.embed(["cat", "", "a dog"])
     everyday = base.embed(["stone"])
     limit = 0.5
-    lead = [len(text.split()) for text in leads]
+    lead = [[len(text.split())] for text in leads]
     eraser = RECE(rounds=rounds, enough=0.0, erase_scale=1.5, preserve_scale=0.7)
     kept = 0.7 * KeptRows.of(base, ["", "moon"], "content").moment
     t = eraser.from_original(*words, kept, seen(base), limit, lead, everyday).numpy()

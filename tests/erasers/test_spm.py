@@ -245,8 +245,8 @@ def test_anchors_hold_what_an_open_membrane_would_move(base: Denoiser, learnt: A
 
 
 def test_what_was_learnt_goes_to_a_model_of_nearly_the_same_weights(base: Denoiser, learnt: Adapter) -> None:
-    other, rng = base.fork("unet"), torch.Generator().manual_seed(1)
-    for w in other.params("unet").values():
+    other, rng = base.fork("denoiser"), torch.Generator().manual_seed(1)
+    for w in other.params("denoiser").values():
         w += 0.1 * w.std(correction=0) * torch.randn(w.shape, generator=rng)
     carried = learnt(other, any_base=True)
     assert moved(other, carried, "a tiger") > 0.2

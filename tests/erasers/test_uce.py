@@ -147,7 +147,7 @@ def test_tensor_takes_what_a_projection_makes_of_the_concept_out_of_the_target(b
     words = [base.embed([p[side] for p in erase]) for side in (0, 1)]
     eraser = UCE(tokens=tokens, erase_scale=1.5, preserve_scale=0.7, technique="tensor", **ABSOLUTE)
     edit = eraser.subtract(
-        base, *words, KeptRows.of(base, ["lion"], tokens), [1, 0] if tokens == "content" else [0, 0], None
+        base, *words, KeptRows.of(base, ["lion"], tokens), [[1], [0]] if tokens == "content" else [[0], [0]], None
     )
     both = [constraints(base, tokens, c, g, ["lion"]) for c, g in erase]
     stays = 1 if tokens == "content" else 0  # the row of "a" does not move, and is no part of the concept

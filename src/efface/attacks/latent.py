@@ -107,7 +107,7 @@ def inverted(
 ) -> Float[Tensor, "p c h w"]:
     """Start noise from which `steps` steps of DDIM at guidance 1 lead to the clean latents x, up to the error of the iteration."""
     levels = model.timesteps(steps)
-    last = float(sampling.scheduler(model.family, model.pipeline, "ddim").final_alpha_cumprod)
+    last = float(getattr(sampling.scheduler(model.family, model.pipeline, "ddim"), "final_alpha_cumprod", 1.0))
     for i in reversed(range(len(levels))):
         alpha, sigma = model.schedule.at(x, levels[i].expand(len(x)))
         before = (torch.tensor(last**0.5), torch.tensor((1 - last) ** 0.5))

@@ -65,7 +65,7 @@ class Relearn(Attack):
         cond = trained.embed([p for p in prompts for _ in goal.seeds])
         share = calls // len(RATES[kind])
         for rate in RATES[kind]:
-            tuner, label = Tuner(trained, "unet", lr=rate, rank=self.rank, rng=rng), f"{kind}, rate {rate:g}"
+            tuner, label = Tuner(trained, "denoiser", lr=rate, rank=self.rank, rng=rng), f"{kind}, rate {rate:g}"
             yield self.attempts(goal, label)
             per_step, step = GRADIENT * self.batch / len(goal.prompts), 0  # calls for each prompt
             for mark in marks(share):

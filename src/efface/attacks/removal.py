@@ -59,7 +59,7 @@ class Removal(Attack):
         x0, n = goal.targets.flatten(0, 1).to(model.device), len(goal.seeds)
         named = model.embed([p for p in goal.prompts for _ in range(n)])
         other = model.embed([goal.renamed(p, target) if target else "" for p in goal.prompts for _ in range(n)])
-        tuner = Tuner(model, "unet", lr=self.rate, rank=self.rank, rng=rng)
+        tuner = Tuner(model, "denoiser", lr=self.rate, rank=self.rank, rng=rng)
         per_step, step = 2 * GRADIENT * self.batch / len(goal.prompts), 0
         for mark in marks(calls):
             try:
@@ -86,8 +86,8 @@ class Removal(Attack):
 
 def strongest(model: Denoiser, base: Denoiser, rank: int) -> LowRank | None:
     """What takes the `rank` strongest directions of each changed matrix's change away; None where no matrix changed."""
-    before, found = base.params("unet"), {}
-    for name, w in model.params("unet").items():
+    before, found = base.params("denoiser"), {}
+    for name, w in model.params("denoiser").items():
         change = (w - before[name]).detach().float().flatten(1).cpu() if w.ndim >= 2 else torch.zeros(1)
         if change.any():
             u, s, v = torch.svd_lowrank(change, q=min(rank + 4, *change.shape), niter=4)

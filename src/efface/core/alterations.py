@@ -58,11 +58,12 @@ def altered(model: Denoiser, base: Denoiser, name: str) -> Denoiser:
         with warnings.catch_warnings():  # diffusers warns when a component is assigned to a copied pipeline
             warnings.simplefilter("ignore")
             changed.pipeline = copy.copy(model.pipeline)
-            setattr(changed.pipeline, NETWORKS[name], getattr(base.pipeline, NETWORKS[name]))
+            for part in (p for p in vars(base.pipeline) if p.startswith(NETWORKS[name])):  # all text encoders
+                setattr(changed.pipeline, part, getattr(base.pipeline, part))
         return changed
     if name not in NAMES:
         raise UsageError(f"alteration: unknown {name!r}; {nearest(name, NAMES)}")
-    names = [*model.params("unet"), *model.params("text")]
+    names = [*model.params("denoiser"), *model.params("text")]
     changed, before = model.fork(names), base.params(names)
     for key, w in changed.params(names).items():
         w.copy_({**WEIGHTS, **PRUNED}[name](w, before[key]))

@@ -1,13 +1,13 @@
 """Embeddings appended to the prompts during a prediction, and which prompts of a batch attend to them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from efface.core.cond import Cond
+from efface.core.cond import POSITIONS, Cond
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def lengthen(
     added = Cond(
         rows.to(cond.tokens), blank, (blank * 0).to(cond.mask.dtype), torch.zeros_like(blank, dtype=torch.bool)
     )
-    longer = Cond(*(torch.cat([getattr(cond, f.name), getattr(added, f.name)], 1) for f in fields(Cond)))
-    return longer, torch.cat([reads, which[:, None].expand(b, m)], 1)
+    longer = {name: torch.cat([getattr(cond, name), getattr(added, name)], 1) for name in POSITIONS}
+    return replace(cond, **longer), torch.cat([reads, which[:, None].expand(b, m)], 1)
 
 
 def _contains(ids: list[int], phrases: list[list[int]]) -> bool:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -136,7 +136,7 @@ class Attempt:
         tensors = {name: stored(t) for name in self.TENSORS if (t := getattr(self, name)) is not None}
         for name in self.CONDS:
             if (cond := getattr(self, name)) is not None:
-                tensors |= {f"{name}/{f.name}": getattr(cond, f.name).detach().cpu() for f in fields(Cond)}
+                tensors |= {f"{name}/{k}": t.detach().cpu() for k, t in cond.named().items()}
         raw: dict[str, Any] = {
             "attack": self.attack, "label": self.label, "prompt": self.prompt, "later": list(self.later) if self.later else None,
             "settings": dict(self.settings), "strength": self.strength, "alteration": self.alteration, "about": dict(self.about),
@@ -171,7 +171,7 @@ def load_attempt(path: str | Path) -> Attempt:
         raise UsageError(f"{path}: written by a newer efface; upgrade efface")
     try:
         conds = {
-            name: Cond(*(tensors[f"{name}/{f.name}"] for f in fields(Cond)))
+            name: Cond.from_named({k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")})
             for name in Attempt.CONDS if f"{name}/tokens" in tensors
         }  # fmt: skip
         inner = {k.removeprefix("edit/"): t for k, t in tensors.items() if k.startswith("edit/")}
@@ -231,7 +231,7 @@ def _rows(attempt: Attempt, model: Denoiser) -> Cond:
 
 
 def _checked(cond: Cond, attempt: Attempt, model: Denoiser) -> Cond:
-    rows = Cond(*(getattr(cond, f.name).to(model.device) for f in fields(Cond)))
+    rows = cond.to(model.device)
     width = next(iter(model.text_readers().values())).in_features
     if rows.tokens.shape[-1] != width:
         raise UsageError(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -24,7 +24,7 @@ from efface.core.families.base import CrossAttention
 from efface.core.hooks import BoundBranch, hooked
 from efface.core.identity import Signature
 from efface.core.steering import Steer
-from efface.models import resolve
+from efface.models import absent, resolve
 
 Weights = Mapping[str, Tensor]
 DTYPES = {
@@ -71,12 +71,12 @@ class Denoiser:
 
     @property
     def device(self) -> torch.device:
-        """Device of the U-Net."""
+        """Device of the network that predicts."""
         return self.family.device(self.pipeline)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the U-Net."""
+        """Dtype of the network that predicts."""
         return self.family.dtype(self.pipeline)
 
     @property
@@ -84,7 +84,7 @@ class Denoiser:
         """Channels, height and width of one latent.
 
         Raises:
-            UsageError: neither the U-Net's configuration nor the autoencoder's has a sample size.
+            UsageError: no configuration has a sample size.
         """
         return self.family.latent_shape(self.pipeline)
 
@@ -146,13 +146,28 @@ class Denoiser:
 
     # -- predictions -----------------------------------------------------------------------------------------------
 
-    def predict(self, x: Float[Tensor, "b c h w"], t: Shaped[Tensor, "b"], cond: Cond) -> Float[Tensor, "b c h w"]:
-        """The model's NATIVE output (ε, v or velocity) at noise level `t` for each latent."""
+    def predict(
+        self, x: Float[Tensor, "b c h w"], t: Shaped[Tensor, "b"], cond: Cond, scale: float | Tensor | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        """The model's NATIVE output (ε, v or velocity) at noise level `t` for each latent.
+
+        A model with distilled guidance also reads the guidance `scale`, one for all latents or one for each; others ignore it.
+        """
         cond, reads = cond.expand(len(x)), None
         for key in self.keys:
             cond, reads = key(cond, reads)
+        if reads is None or self.family.masks:
+            return self._predict(x, t, cond, reads, scale)
+        out, (patterns, of) = torch.empty_like(x), reads.unique(dim=0, return_inverse=True)
+        for i, pattern in enumerate(patterns):  # the prompts that attend to the same rows, without the others
+            those = (of == i).nonzero().flatten()
+            part = scale[those] if isinstance(scale, Tensor) and len(scale) == len(x) else scale
+            out[those] = self._predict(x[those], t[those], cond[those].at(pattern), None, part)
+        return out
+
+    def _predict(self, x: Tensor, t: Tensor, cond: Cond, reads: Tensor | None, scale: float | Tensor | None) -> Tensor:
         with hooked(self.modules(), [bound(cond) for bound in self.branches]):
-            return self.family.predict(self.pipeline, x, t, cond, reads)
+            return self.family.predict(self.pipeline, x, t, cond, reads, scale)
 
     def to_x0(self, x: Tensor, t: Tensor, pred: Tensor) -> Tensor:
         """The clean latent x0 that a native prediction implies."""
@@ -207,14 +222,14 @@ class Denoiser:
             h = w = size // factor
         return sampling.noise((c, h, w), seeds, rng).to(self.device)
 
-    def timesteps(self, steps: int) -> Int[Tensor, "steps"]:
-        """The noise levels of a `steps`-step DDIM sampler, from noisy to clean.
+    def timesteps(self, steps: int) -> Shaped[Tensor, "steps"]:
+        """The noise levels of a `steps`-step DDIM sampler, from noisy to clean; not whole numbers for a shifted rectified flow.
 
         Raises:
             UsageError: more steps than the model has levels.
         """
         walker = sampling.scheduler(self.family, self.pipeline, "ddim")
-        return sampling.timesteps(walker, len(self.schedule), steps).to(self.device)
+        return sampling.timesteps(self, walker, steps, self.latent_shape[1:]).to(self.device)
 
     @torch.no_grad()
     def sample(
@@ -242,9 +257,10 @@ class Denoiser:
             seeds: seeds of the initial noise, one for each picture.
             steps: number of sampler steps.
             guidance: scale s in e(∅) + s (e(c) - e(∅)), one for all or one for each; 1 for all skips guidance, except for `steers`.
+                A model with distilled guidance reads it as an input instead.
             until: stop before this step: the latent there has noise level `timesteps(steps)[until]`; None runs to the end.
             record: return the whole trajectory instead of the last latent: (until + 1 or steps + 1, b, c, h, w), initial noise first.
-            sampler: one of the family's samplers: ddim, pndm, lms, euler, dpm++.
+            sampler: one of the family's samplers: ddim, pndm, lms, euler, dpm++; ddim, euler and heun for a rectified flow.
             negative: negative prompt, which replaces ∅.
             rng: device of the generator of the initial noise.
             tick: called with the number of pictures that finished a step.
@@ -255,7 +271,8 @@ class Denoiser:
 
         Raises:
             UsageError: unknown sampler, more steps than the model has levels, a guidance that is not finite or not as many as seeds,
-                no such device for the noise, latents of another shape or number, or a start beyond the last step.
+                a negative prompt for a model with distilled guidance, no such device for the noise,
+                latents of another shape or number, or a start beyond the last step.
         """
         how = sampling.Walk(
             steps, guidance, until, record, sampler, negative, rng, latents, start, later, negative_rows
@@ -305,26 +322,34 @@ class Denoiser:
     # -- weights ---------------------------------------------------------------------------------------------------
 
     def modules(self) -> dict[str, nn.Module]:
-        """Networks that an edit can change, by our prefix: {"unet": …, "text": …}."""
+        """Networks that an edit can change, by our prefix: {"unet": …, "text": …} for Stable Diffusion 1 and 2."""
         return self.family.modules(self.pipeline)
 
     def text_readers(self) -> dict[str, nn.Linear]:
-        """Every layer that reads token embeddings, by name ("unet.….attn2.to_k"); the selection "xattn.kv" is their weights."""
+        """Every layer that reads token embeddings, by name: "unet.….attn2.to_k", "transformer.context_embedder"."""
         return self.family.text_readers(self.pipeline)
 
+    def reader_weights(self) -> dict[str, Tensor]:
+        """The weights of every layer that reads token embeddings, by name."""
+        return {f"{name}.weight": layer.weight for name, layer in self.text_readers().items()}
+
+    def pooled_weights(self) -> dict[str, Tensor]:
+        """The weights of every layer that reads a prompt's pooled vector, by name; none in Stable Diffusion 1 and 2."""
+        return {f"{name}.weight": layer.weight for name, layer in self.family.pooled_readers(self.pipeline).items()}
+
     def cross_attentions(self) -> dict[str, CrossAttention]:
-        """Every cross-attention, by name ("unet.….attn2")."""
+        """Every cross-attention, by name ("unet.….attn2"); none in a multimodal transformer."""
         return self.family.cross_attentions(self.pipeline)
 
     def transformers(self) -> dict[str, nn.Module]:
-        """The transformers with cross-attention, by name."""
+        """The transformers in which text and picture meet, by name."""
         return self.family.transformers(self.pipeline)
 
     def parts(self) -> dict[str, nn.Module]:
         """All networks of the pipeline: those that an edit can change, and the autoencoder."""
         return {**self.modules(), "vae": self.pipeline.vae}
 
-    def params(self, where: str | Iterable[str] = "unet") -> dict[str, Tensor]:
+    def params(self, where: str | Iterable[str] = "denoiser") -> dict[str, Tensor]:
         """Named weights: a selection such as "xattn.kv", or exact names.
 
         Raises:
@@ -352,7 +377,8 @@ class Denoiser:
             warnings.simplefilter("ignore")
             twin.pipeline = copy.copy(self.pipeline)
             for part in self.family.parts.values():
-                module = getattr(self.pipeline, part)
+                if (module := getattr(self.pipeline, part, None)) is None:
+                    continue
                 tensors = [*module.parameters(), *module.buffers()]
                 memo = {id(p): p for p in tensors if id(p) not in owned}
                 if len(memo) < len(tensors):
@@ -363,7 +389,8 @@ class Denoiser:
     def fingerprint(self) -> str:
         """Identifies the model in a store: 16 hex digits of a hash over everything that can change a picture, edits included."""
         added = [repr(steer) for steer in self.steers] + [one.fingerprint for one in (*self.branches, *self.keys)]
-        tokenizers = [identity.tokenizer(getattr(self.pipeline, name)) for name in self.family.tokenizers]
+        found = [getattr(self.pipeline, name) for name in self.family.tokenizers]
+        tokenizers = [identity.tokenizer(one) for one in found if one is not None]
         facts = [identity.configuration(self.pipeline.scheduler.config), tokenizers, added]
         return identity.fingerprint(self.parts(), facts)
 
@@ -411,7 +438,9 @@ def load(
     if variant is None and (variant := _only_variant(Path(source))):
         note = f"model {str(model)!r}: the folder has only {variant} weights; they were loaded as {str(kind).removeprefix('torch.')}"
     try:
-        pipe = DiffusionPipeline.from_pretrained(source, dtype=kind, use_safetensors=True, variant=variant)
+        pipe = DiffusionPipeline.from_pretrained(
+            source, dtype=kind, use_safetensors=True, variant=variant, **absent(source)
+        )
     except Exception as error:  # diffusers raises a dozen kinds; each becomes one sentence
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         what = (

@@ -25,7 +25,7 @@ def difference(base: Denoiser, other: Denoiser, erased: Sequence[Concept], name:
     Raises:
         UsageError: `other` is of another family or shape, has another autoencoder, or does not differ.
     """
-    mine, theirs = ({**m.params("unet"), **m.params("text")} for m in (base, other))
+    mine, theirs = ({**m.params("denoiser"), **m.params("text")} for m in (base, other))
     shapes = [{k: tuple(w.shape) for k, w in weights.items()} for weights in (mine, theirs)]
     if type(base.family) is not type(other.family) or shapes[0] != shapes[1]:
         odd = next(iter(sorted(shapes[0].items() ^ shapes[1].items())), ("", ()))[0]

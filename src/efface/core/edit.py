@@ -275,35 +275,58 @@ def from_record(tensors: dict[str, Tensor], raw: Mapping[str, Any]) -> Edit:
 
 
 class TextMap(Edit):
-    """T = I + left rightᵀ on the token embeddings that cross-attention reads: W' = W T for the key and value weights of all layers."""
+    """T = I + left rightᵀ on the token embeddings: W' = W T for all layers that read them (`Denoiser.reader_weights`).
 
-    where: ClassVar = "xattn.kv"
+    These are the keys and values of every cross-attention, or the one embedder of a multimodal transformer. `pooled` are the factors of
+    another map, on the pooled vector that some families read besides; None leaves that as it is.
+    """
 
-    def __init__(self, left: Float[Tensor, "d r"], right: Float[Tensor, "d r"], header: Header | None = None) -> None:
+    where: ClassVar = "xattn.kv"  # in a U-Net
+
+    def __init__(
+        self,
+        left: Float[Tensor, "d r"],
+        right: Float[Tensor, "d r"],
+        header: Header | None = None,
+        pooled: tuple[Float[Tensor, "p k"], Float[Tensor, "p k"]] | None = None,
+    ) -> None:
         """Factors are kept in float32."""
         self.left, self.right, self.header = stored(left), stored(right), header or Header("")
+        self.pooled = None if pooled is None else (stored(pooled[0]), stored(pooled[1]))
 
     @override
     def changes(self, base: Denoiser) -> dict[str, Tensor]:
-        new = {}
-        for name, w in base.params("xattn.kv").items():
-            left, right = self.left.to(w.device), self.right.to(w.device)
-            if w.shape[1] != len(left):
-                raise UsageError(
-                    f"edit: maps token embeddings of width {len(left)}, {name} reads {w.shape[1]}; give the model it was made for"
-                )
-            new[name] = (w.float() + self.strength * (w.float() @ left) @ right.T).to(w.dtype)
+        new = {name: self._mapped(name, w, self.left, self.right) for name, w in base.reader_weights().items()}
+        if self.pooled is None:
+            return new
+        left, right = self.pooled
+        for name, w in base.pooled_weights().items():
+            first = self._mapped(name, w[:, : len(left)], left, right)
+            new[name] = torch.cat([first, w[:, len(left) :]], 1)
         return new
+
+    def _mapped(self, name: str, w: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        if w.shape[1] != len(left):
+            raise UsageError(
+                f"edit: maps embeddings of width {len(left)}, {name} reads {w.shape[1]}; give the model it was made for"
+            )
+        left, right = left.to(w.device), right.to(w.device)
+        return (w.float() + self.strength * (w.float() @ left) @ right.T).to(w.dtype)
 
     @override
     def tensors(self) -> dict[str, Tensor]:
-        return {"left": self.left, "right": self.right}
+        more = {} if self.pooled is None else {"pooled.left": self.pooled[0], "pooled.right": self.pooled[1]}
+        return {"left": self.left, "right": self.right, **more}
 
     @classmethod
     @override
     def build(cls, tensors: dict[str, Tensor], header: Header, raw: Mapping[str, Any]) -> "TextMap":
         _factors("left, right", tensors["left"], tensors["right"].mT)
-        return cls(tensors["left"], tensors["right"], header)
+        pooled = None
+        if "pooled.left" in tensors:
+            pooled = tensors["pooled.left"], tensors["pooled.right"]
+            _factors("pooled.left, pooled.right", pooled[0], pooled[1].mT)
+        return cls(tensors["left"], tensors["right"], header, pooled)
 
 
 class Delta(Edit):

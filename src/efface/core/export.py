@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Delta, Edit, Keyed, LowRank, Stack, TextMap
 from efface.core.errors import UsageError, nearest
+from efface.core.families import Family
 from efface.core.files import replace_file, replace_folder, writable
 from efface.core.header import RECIPE, wrote
 
@@ -79,8 +80,9 @@ def export(
     steps = _steps(edit)
     weights, others = _weights(steps, base, to)
     _check_rank(weights, rank)
-    readers = base.params("xattn.kv").keys()
-    changes = {name: change(steps, name, w, readers) for name, w in weights.items()}
+    changes = {
+        name: change(steps, name, w, base.reader_weights(), base.pooled_weights()) for name, w in weights.items()
+    }
     edit.weights(base)  # refuses what is not finite
     if rank is None and any(isinstance(step, Delta) for step in steps):
         rank = _default_rank(changes.values())
@@ -99,8 +101,8 @@ def export(
         replace_folder(path, lambda part: _write_folder(part, layers, width, edit.header.model, metadata))
     else:
         family = base.family
-        tensors = _diffusers(layers, family.parts) if to == "diffusers" else _kohya(layers, width, family.kohya)
-        blob = _file(tensors | _differences(kept, family.kohya), metadata)
+        tensors = _diffusers(layers, family.parts) if to == "diffusers" else _kohya(layers, width, family)
+        blob = _file(tensors | _differences(kept, family), metadata)
         replace_file(path, lambda part: part.write_bytes(blob))
     return done
 
@@ -134,12 +136,17 @@ def _weights(
     weights: dict[str, Tensor] = {}
     for step in steps:
         if isinstance(step, TextMap):
-            weights |= base.params("xattn.kv")
+            weights |= base.reader_weights() if step.left.any() else {}
+            weights |= base.pooled_weights() if step.pooled is not None else {}
         elif isinstance(step, LowRank):
             weights |= base.params(step.factors)
         else:
             weights |= base.params([name for name, d in step.deltas.items() if d.any()])
     modules = base.modules()
+    if to in ("kohya", "comfyui") and not base.family.kohya:
+        raise UsageError(
+            f"to: expected diffusers or peft for {base.family.name}, got {to!r}; ComfyUI reads the file for diffusers"
+        )
     matrices = {name: w for name, w in weights.items() if _carried(name, modules)}
     others = {name: w for name, w in weights.items() if name not in matrices}
     if not matrices and not (to == "comfyui" and any(_comfyui_reads(name, modules) for name in others)):
@@ -148,14 +155,18 @@ def _weights(
             f"edit: expected weights of linear layers and convolutions, since a LoRA has no others, got {got}; "
             "bake it into the pipeline, or export biases and norms of the U-Net to 'comfyui'"
         )
-    text = [name for name in matrices if name.startswith("text.")]
-    if text and to == "peft" and len(text) < len(matrices):
+    parts = dict.fromkeys(name.partition(".")[0] for name in matrices)
+    if to == "peft" and len(parts) > 1:
         raise UsageError(
-            "to: expected an edit of the U-Net or of the text encoder, since a peft folder holds one model, got one of both; "
+            f"to: expected an edit of one network, since a peft folder holds one model, got one of {' and '.join(parts)}; "
             "export to 'diffusers' or 'kohya'"
         )
-    if text and to == "kohya":  # diffusers knows kohya's text encoder by an output projection: one that changes nothing
-        matrices |= base.params([next(k for k in base.params("text") if k.endswith(".self_attn.out_proj.weight"))])
+    if to == "kohya":  # diffusers knows kohya's text encoder by an output projection: one that changes nothing
+        for part in (p for p in parts if p.startswith("text")):
+            known = (
+                k for k in base.params("text") if k.startswith(f"{part}.") and k.endswith(".self_attn.out_proj.weight")
+            )
+            matrices |= base.params([next(known)])
     return matrices, others
 
 
@@ -212,9 +223,15 @@ def _difference(steps: Iterable[TextMap | Delta | LowRank], name: str, weight: T
 
 
 def change(
-    steps: Iterable[TextMap | Delta | LowRank], name: str, weight: Tensor, readers: Collection[str]
+    steps: Iterable[TextMap | Delta | LowRank],
+    name: str,
+    weight: Tensor,
+    readers: Collection[str],
+    pooled: Collection[str] = (),
 ) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r i"]]:
     """Factors (up, down) of the sum of what the edits add, in order, to a weight as a matrix; exact, in float64.
+
+    A TextMap changes the `readers` of token embeddings and those of the `pooled` vector.
 
     Raises:
         UsageError: the weight's shape differs from the edit's.
@@ -222,18 +239,27 @@ def change(
     w = weight.detach().cpu().double().flatten(1)
     up, down = w.new_zeros(len(w), 0), w.new_zeros(0, w.shape[1])
     for step in steps:
-        more = _added(step, name, w, up, down, readers)
+        more = _added(step, name, w, up, down, readers, pooled)
         up, down = torch.cat([up, more[0]], 1), torch.cat([down, more[1]])
     return up, down
 
 
 def _added(
-    step: TextMap | Delta | LowRank, name: str, w: Tensor, up: Tensor, down: Tensor, readers: Collection[str]
+    step: TextMap | Delta | LowRank,
+    name: str,
+    w: Tensor,
+    up: Tensor,
+    down: Tensor,
+    readers: Collection[str],
+    pooled: Collection[str],
 ) -> tuple[Tensor, Tensor]:
-    """Factors of what one edit adds to w + up down; a TextMap changes the `readers` of token embeddings."""
+    """Factors of what one edit adds to w + up down."""
     if isinstance(step, TextMap) and name in readers:
         left, right = step.left.cpu().double(), step.right.cpu().double()
         _fits(name, w, (len(w), len(left)))
+        return step.strength * (w @ left + up @ (down @ left)), right.T
+    if isinstance(step, TextMap) and step.pooled is not None and name in pooled:
+        left, right = (nn.functional.pad(f.cpu().double(), (0, 0, 0, w.shape[1] - len(f))) for f in step.pooled)
         return step.strength * (w @ left + up @ (down @ left)), right.T
     if isinstance(step, LowRank) and name in step.factors:
         more_up, more_down = (f.cpu().double() for f in step.factors[name])
@@ -314,23 +340,27 @@ def _diffusers(layers: Layers, components: Mapping[str, str]) -> dict[str, Tenso
     return tensors
 
 
-def _kohya(layers: Layers, width: int, prefixes: Mapping[str, str]) -> dict[str, Tensor]:
+def _kohya(layers: Layers, width: int, family: Family) -> dict[str, Tensor]:
     tensors = {}
     for name, (up, down) in layers.items():
-        part, _, module = name.partition(".")
-        key = f"{prefixes[part]}_{_clip(module) if part.startswith('text') else module}".replace(".", "_")
+        key = _kohya_name(name, family)
         tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
         tensors[f"{key}.alpha"] = torch.tensor(float(width))  # readers scale by alpha / rank
     return tensors
 
 
-def _differences(differences: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[str, Tensor]:
+def _kohya_name(name: str, family: Family) -> str:
+    part, _, module = name.partition(".")
+    module = _clip(module) if part.startswith("text") else family.kohya_module(module)
+    return f"{family.kohya[part]}_{module}".replace(".", "_")
+
+
+def _differences(differences: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
     """Differences as ComfyUI reads them beside LoRA factors: "diff" of a weight, "diff_b" of a bias."""
     tensors = {}
     for name, difference in differences.items():
-        part, _, rest = name.partition(".")
-        module, _, kind = rest.rpartition(".")
-        key = f"{prefixes[part]}_{_clip(module) if part.startswith('text') else module}".replace(".", "_")
+        module, _, kind = name.rpartition(".")
+        key = _kohya_name(module, family)
         tensors[f"{key}.{'diff_b' if kind == 'bias' else 'diff'}"] = difference.float()
     return tensors
 

@@ -48,8 +48,12 @@ class Meter:
     def _networks(self) -> dict[int, tuple[nn.Module, Callable[..., None]]]:
         found = {}
         for model in self.models:
-            for name, part in model.modules().items():
-                found[id(part)] = (part, self._count_calls if name == model.family.denoiser else self._count_texts)
+            predicts, *encoders = model.modules().items()
+            found[id(predicts[1])] = (predicts[1], self._count_calls)
+            found[id(encoders[0][1])] = (
+                encoders[0][1],
+                self._count_texts,
+            )  # a prompt counts once, for all text encoders
             decoder = model.pipeline.vae.decoder
             found[id(decoder)] = (decoder, self._count_pictures)
         return found

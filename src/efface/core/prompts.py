@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from efface.core.concept import Concept, article
@@ -28,7 +28,9 @@ class EmbeddedPrompts:
     targets: Cond
     contexts: Cond
     owners: Int[Tensor, "n"]
-    prefix_lengths: Int[Tensor, "n"]
+    prefix_lengths: Int[
+        Tensor, "n k"
+    ]  # tokens before the name, for each of the k tokenizers whose rows the denoiser reads
     targeted: bool  # whether any target differs from its context
 
 
@@ -78,10 +80,10 @@ class ConceptPrompts:
 
     def embed(self, base: Denoiser) -> EmbeddedPrompts:
         """The prompts, targets and contexts as the text encoder encodes them."""
-        lengths = _embed(base, self.prefixes).counts
+        prefixes = _embed(base, self.prefixes)
         return EmbeddedPrompts(
             _embed(base, self.prompts), _embed(base, self.targets), _embed(base, self.contexts),
-            torch.tensor(self.owners), lengths.cpu(), self.targets != self.contexts,
+            torch.tensor(self.owners), torch.stack([s.counts.cpu() for s in prefixes.segments], 1), self.targets != self.contexts,
         )  # fmt: skip
 
 
@@ -108,7 +110,7 @@ def everyday_prompts(base: Denoiser, n: int, *besides: ConceptPrompts) -> list[s
 def negative_guidance_target(
     base: Denoiser,
     x: Float[Tensor, "b c h w"],
-    t: Int[Tensor, "b"],
+    t: Shaped[Tensor, "b"],
     e_cond: Float[Tensor, "b c h w"],
     embedded: EmbeddedPrompts,
     picked: Int[Tensor, "b"],

@@ -12,6 +12,7 @@ from efface.core.denoiser import Denoiser
 from efface.core.linalg import gram
 
 PART = 256  # preserved prompts that are embedded at once
+Leads = Sequence[Sequence[int]]  # for each prompt, the tokens before the concept's own, for each tokenizer
 
 
 def row_metric(rows: Tensor, weights: Tensor) -> Tensor:
@@ -20,17 +21,31 @@ def row_metric(rows: Tensor, weights: Tensor) -> Tensor:
     return 0.9 * moment * (len(moment) / moment.trace()) + 0.1 * torch.eye(len(moment), dtype=moment.dtype)
 
 
-def pair_rows(source: Cond, target: Cond, tokens: str, lead: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of one prompt, their target rows, and their weights: (n d), (n d), (n). Row 0 is the start token.
+def pair_rows(source: Cond, target: Cond, tokens: str, lead: int | Sequence[int] = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of one prompt, their target rows, and their weights: (n d), (n d), (n), of all text encoders. A start token has no row.
 
     Args:
         source: a prompt.
         target: the prompt that it is mapped to.
         tokens: "last" token, "last_to_end" of the padding, or "content" (all tokens, end and padding).
-        lead: number of tokens before the concept's own, which are unchanged.
+        lead: number of tokens before the concept's own, which are unchanged; for each tokenizer, if there are several.
     """
-    c, g = source.tokens[0], target.tokens[0]
-    n, last, last_g = len(c), int(source.last), int(target.last)  # "" has last = 0, the start token
+    leads = [lead] if isinstance(lead, int) else lead
+    pairs = zip(source.segments, target.segments, leads or [0, 0], strict=False)
+    rows, aims, weights = zip(*(_paired(c, g, tokens, n) for c, g, n in pairs), strict=True)
+    return torch.cat(rows), torch.cat(aims), torch.cat(weights)
+
+
+def _paired(source: Cond, target: Cond, tokens: str, lead: int) -> tuple[Tensor, Tensor, Tensor]:
+    """As `pair_rows`, for the rows of one tokenizer."""
+    c, g, first = source.tokens[0], target.tokens[0], source.first
+    n, last, last_g = (
+        len(c),
+        int(source.last),
+        int(target.last),
+    )  # "" has last = first - 1: the start token, if there is one
+    if tokens != "content":
+        last, last_g = max(last, 0), max(last_g, 0)
     if tokens == "last":
         return c[last : last + 1], g[last_g : last_g + 1], torch.ones(1, dtype=torch.float64)
     if tokens == "last_to_end":
@@ -39,22 +54,24 @@ def pair_rows(source: Cond, target: Cond, tokens: str, lead: int = 0) -> tuple[T
     # tokens before the concept are unchanged ("a" is not part of the tiger); each of its own maps to the target's token at the same
     # relative position, or to the end of a target without own tokens; end to end; padding to padding
     words, goal = (p.word_ids()[0][lead:] for p in (source, target))
-    own, free = torch.arange(1, last - lead + 1), 0
-    share = (last_g - lead) / max(last - lead, 1)
-    places = lead + (own * share).ceil().long() if last_g > lead else torch.full_like(own, last_g + 1)
+    before = first + lead - 1  # the position before the concept's own tokens
+    own, free = torch.arange(1, last - before + 1), 0
+    share = (last_g - before) / max(last - before, 1)
+    places = before + (own * share).ceil().long() if last_g > before else torch.full_like(own, last_g + 1)
     forth, back = within(words, goal), within(goal, words)
     if forth[-1:] == [len(goal)] != [0]:
         # "police car" to "car": a common token to itself, others to the common token before them. "police", before any common token,
         # has no target row and alone can draw the concept: its weight is 0
-        places, free = lead + torch.tensor(forth), forth.count(0)
+        places, free = before + torch.tensor(forth), forth.count(0)
     elif back[-1:] == [len(words)] != [0]:  # "car" to "red car": a common token to itself
-        places = lead + 1 + torch.tensor([back.index(i) for i in own.tolist()])
+        places = before + 1 + torch.tensor([back.index(i) for i in own.tolist()])
     k = n - 1 - max(last, last_g)
-    weights = torch.ones(last + k, dtype=torch.float64)
-    weights[last + 1 :] = 1 / max(1, k - 1)
+    words = last - first + 1
+    weights = torch.ones(words + k, dtype=torch.float64)
+    weights[words + 1 :] = 1 / max(1, k - 1)
     weights[lead : lead + free] = 0
-    targets = torch.cat([c[1 : lead + free + 1], g[places[free:]], g[last_g + 1 : last_g + 1 + k]])
-    return c[1 : last + 1 + k], targets, weights
+    targets = torch.cat([c[first : before + free + 1], g[places[free:]], g[last_g + 1 : last_g + 1 + k]])
+    return c[first : last + 1 + k], targets, weights
 
 
 def within(words: Sequence[int], goal: Sequence[int]) -> list[int]:
@@ -85,7 +102,14 @@ class KeptRows:
 
 
 def keep_rows(preserved: Cond, tokens: str) -> tuple[Tensor, Tensor]:
-    """Rows to preserve and their weights, over all prompts: (n d), (n)."""
+    """Rows to preserve and their weights, over all prompts and text encoders: (n d), (n)."""
+    parts = zip(*(_kept(segment, tokens) for segment in preserved.segments), strict=True)
+    rows, weights = (torch.cat(part) for part in parts)
+    return rows, weights
+
+
+def _kept(preserved: Cond, tokens: str) -> tuple[Tensor, Tensor]:
+    """As `keep_rows`, for the rows of one tokenizer."""
     b, n, d = preserved.tokens.shape
     at, end = torch.arange(n), preserved.end[:, None]
     if tokens == "last":

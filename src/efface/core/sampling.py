@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import diffusers
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from efface.core.cond import Cond
@@ -45,7 +45,9 @@ class Model(Protocol):
         """Prompts as the model reads them."""
         ...
 
-    def predict(self, x: Float[Tensor, "b c h w"], t: Shaped[Tensor, "b"], cond: Cond) -> Float[Tensor, "b c h w"]:
+    def predict(
+        self, x: Float[Tensor, "b c h w"], t: Shaped[Tensor, "b"], cond: Cond, scale: float | Tensor | None = None
+    ) -> Float[Tensor, "b c h w"]:
         """The native prediction."""
         ...
 
@@ -88,9 +90,9 @@ def scheduler(family: Family, pipeline: Any, sampler: str) -> Any:
             raise UsageError(f"sampler {sampler}: needs scipy; pip install 'efface[benchmarks]'") from error
 
 
-def timesteps(scheduler: Any, levels: int, steps: int) -> Int[Tensor, "steps"]:
-    """The noise levels of a `steps`-step sampler, from noisy to clean; `scheduler` is not changed."""
-    _start(copied := copy.deepcopy(scheduler), levels, steps)
+def timesteps(model: Model, scheduler: Any, steps: int, size: tuple[int, ...]) -> Shaped[Tensor, "steps"]:
+    """The noise levels of a `steps`-step sampler, from noisy to clean, for latents of this height and width."""
+    _start(model, copied := copy.deepcopy(scheduler), steps, size)
     return copied.timesteps
 
 
@@ -149,13 +151,17 @@ def sample(
     if how.negative_rows is not None:
         uncond = how.negative_rows.expand(1) + uncond[1:]
     _check(how, len(seeds))
+    if (how.negative or how.negative_rows is not None) and model.family.distilled(model.pipeline):
+        raise UsageError(
+            f"negative: {model.family.name} with distilled guidance has no negative prompt, got one; it makes one prediction in a step"
+        )
     done = []
     for i in range(0, len(seeds), n):
         batch, scale = slice(i, i + n), scales
         noise = model.noise(seeds[batch], how.rng) if how.latents is None else how.latents[batch]
         if isinstance(scale, list):
             scale = torch.tensor(scale[batch], dtype=noise.dtype, device=noise.device).view(-1, 1, 1, 1)
-        _start(walker, len(model.schedule), how.steps)  # for each batch: some schedulers keep their last predictions
+        _start(model, walker, how.steps, noise.shape[2:])  # for each batch: some schedulers keep their last predictions
         # and so do some corrections
         steers = [(s, *s.texts(how.negative)) for s in model.steers]
         corrections = [(s.start(), texts.index(away), texts.index(towards)) for s, away, towards in steers]
@@ -198,11 +204,11 @@ def _scales(guidance: Guidance, n: int) -> float | list[float]:
     return scales
 
 
-def _start(scheduler: Any, levels: int, steps: int) -> None:
+def _start(model: Model, scheduler: Any, steps: int, size: Sequence[int]) -> None:
     """Set a scheduler to the start of `steps` steps."""
-    if steps > levels:
+    if steps > (levels := len(model.schedule)):
         raise UsageError(f"steps: expected at most {levels}, got {steps}; give fewer")
-    scheduler.set_timesteps(steps)
+    model.family.set_timesteps(model.pipeline, scheduler, steps, (size[0], size[1]))
 
 
 @dataclass(frozen=True)
@@ -218,21 +224,26 @@ class _Path:
     def begin(self, noise: Float[Tensor, "b c h w"], start: Start | None, batch: slice) -> Float[Tensor, "b c h w"]:
         """The first latents: noise, or pictures with noise."""
         if start is None:
-            return noise * self.scheduler.init_noise_sigma
+            return noise * getattr(self.scheduler, "init_noise_sigma", 1.0)  # flow schedulers start at pure noise
         if start.first and hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(start.first)
         return self._noised(start.latents[batch], noise, start.first)
 
     def step(self, step: int, x: Float[Tensor, "b c h w"], cond: Cond) -> Float[Tensor, "b c h w"]:
         """One step with these prompts."""
-        n, guided = len(x), isinstance(self.scale, Tensor) or self.scale != 1 or bool(self.corrections)
+        n, distilled = len(x), self.model.family.distilled(self.model.pipeline)
+        guided = bool(self.corrections) or (not distilled and (isinstance(self.scale, Tensor) or self.scale != 1))
         every = self.uncond[torch.arange(len(self.uncond)).repeat_interleave(n)] + cond if guided else cond
         t = self.scheduler.timesteps[step]
-        seen = self.scheduler.scale_model_input(x, t)
-        pred = self.model.predict(torch.cat([seen] * (len(every) // n)), t.to(x.device).expand(len(every)), every)
+        seen = self.scheduler.scale_model_input(x, t) if hasattr(self.scheduler, "scale_model_input") else x
+        times, scale = len(every) // n, self.scale
+        if distilled and isinstance(scale, Tensor):
+            scale = scale.flatten().repeat(times)
+        given = (scale,) if distilled else ()
+        pred = self.model.predict(torch.cat([seen] * times), t.to(x.device).expand(len(every)), every, *given)
         if self.corrections:
-            at = t.to(x.device).long().expand(n)
-            pred = _steered(self.model.schedule, seen, at, pred.split(n), self.scale, self.corrections)
+            at = t.to(x.device).expand(n)
+            pred = _steered(self.model.schedule, seen, at, pred.split(n), self.scale, self.corrections, distilled)
         elif guided:
             pred = pred[:n] + self.scale * (pred[n:] - pred[:n])
         return self.scheduler.step(pred, t if t.is_floating_point() else int(t), x, return_dict=False)[0]
@@ -249,7 +260,10 @@ class _Path:
 
     def _noised(self, clean: Tensor, noise: Tensor, step: int) -> Tensor:
         at = self.scheduler.timesteps[step].expand(len(clean))
-        return self.scheduler.add_noise(clean, noise, at)
+        flow = self.model.schedule.prediction == "flow"
+        return (self.model.schedule if flow else self.scheduler).add_noise(
+            *((clean, at, noise) if flow else (clean, noise, at))
+        )
 
 
 def _steered(
@@ -259,12 +273,13 @@ def _steered(
     preds: Sequence[Tensor],
     scale: float | Tensor,
     corrections: Sequence[Correcting],
+    distilled: bool,
 ) -> Tensor:
     """The guided and corrected prediction; corrections are computed in ε, the unit of their thresholds.
 
-    `preds` are for the negative prompt, then for the corrections' prompts, then for the prompts.
+    `preds` are for the negative prompt, then for the corrections' prompts, then for the prompts; if `distilled`, they are guided.
     """
     e = [schedule.to_eps(x, t, pred) for pred in preds]
     added = [correct(e[0], e[-1], e[away], e[towards], scale) for correct, away, towards in corrections]
     change = schedule.native_change(x, t, sum(added[1:], added[0]))
-    return preds[0] + scale * (preds[-1] - preds[0]) + change
+    return (preds[-1] if distilled else preds[0] + scale * (preds[-1] - preds[0])) + change

@@ -47,7 +47,7 @@ class ConceptAblation(Eraser):
         "model",
         "training target: the anchor's prediction, the noise, or the anchor's prediction on the concept's pictures",
     )
-    where: Literal["xattn.kv", "xattn", "attn", "unet", "text.embeddings"] = param("xattn.kv", "weights to train")
+    where: Literal["xattn.kv", "xattn", "attn", "denoiser", "text.embeddings"] = param("xattn.kv", "weights to train")
     teacher: Literal["frozen", "live"] = param(
         "frozen", "model that predicts for the anchor: the frozen one, or the one in training"
     )
@@ -68,7 +68,7 @@ class ConceptAblation(Eraser):
         "object": {"steps": 100, "lr": 3.2e-5, "guidance": 6.0, "drawn": 200, "prior": 0.25},
         "style": {"steps": 100, "lr": 1.6e-5, "guidance": 6.0, "drawn": 200, "prior": 0.0},
         "memorised": {
-            "objective": "reverse", "where": "unet", "lr": 4e-6, "batch": 4, "steps": 400, "guidance": 6.0, "prior": 0.25,
+            "objective": "reverse", "where": "denoiser", "lr": 4e-6, "batch": 4, "steps": 400, "guidance": 6.0, "prior": 0.25,
             "templates": False,
         },
         "released": {

@@ -34,7 +34,9 @@ from efface.core.train import Tuner
 from efface.erasers.base import Eraser
 from efface.erasers.parts.search import ClusterBy, Search, candidates, listed, walks
 
-Where = Literal["xattn", "xattn.kv", "noxattn", "selfattn", "unet", "xattn.layers", "noxattn.layers", "noxattn.2023"]
+Where = Literal[
+    "xattn", "xattn.kv", "noxattn", "selfattn", "denoiser", "xattn.layers", "noxattn.layers", "noxattn.2023"
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ NEEDS = {
     "words": "runs the text encoder only",
     "drawing": "draws training pictures with the model",
     "classifier": "a classifier of pictures",
+    "cross-attention": "works on cross-attention layers, which U-Nets have",
 }
 
 
@@ -76,10 +77,16 @@ class Eraser(ABC):
             model: the name of `base` for the header.
 
         Raises:
-            UsageError: nothing to erase, the same concept twice, or a concept both erased and preserved.
+            UsageError: nothing to erase, the same concept twice, a concept both erased and preserved, or a method for
+                cross-attention on a model without.
         """
         erased, kept = concepts(erase), concepts(preserve)
         self._check(erased, kept)
+        if "cross-attention" in self.needs and not base.cross_attentions():
+            raise UsageError(
+                f"{type(self).__name__}.fit: works on cross-attention layers, and {base.family.name} has none, since text and picture "
+                "share one attention; use uce, esd or spm"
+            )
         started, rng = time.perf_counter(), Generator().manual_seed(self.seed)
         with torch.random.fork_rng(), peak(base.device) as used:
             torch.manual_seed(self.seed)

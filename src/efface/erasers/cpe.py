@@ -35,13 +35,14 @@ from typing_extensions import override  # in typing from Python 3.12
 from efface.core.branches.gates import Sites
 from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
-from efface.core.edit import Adapter
+from efface.core.edit import Adapter, Stack
 from efface.core.log import Log
 from efface.core.params import param
 from efface.core.train import Learner
 from efface.erasers.base import Eraser
 from efface.erasers.parts.anchors import anchor_pool, concept_rows, mixed
 from efface.erasers.parts.lipschitz import of_sites
+from efface.erasers.parts.pooled import only_pooled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,20 +71,22 @@ class CPE(Eraser):
         "λ of each layer's anchors: relative to all keys or all values, or by the theorem (keys get nearly all)",
     )
     tied: bool = param(False, "one projection for queries and keys of the gate")
+    pooled: bool = param(True, "also map the pooled vector, in families that read one, in closed form")
 
-    makes: ClassVar = (Adapter,)
+    makes: ClassVar = (Adapter, Stack)
     needs: ClassVar = frozenset({"words"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
             "steps": 450, "rounds": 4, "lr": 3e-4, "batch": 1, "eta": 0.3, "anchor_weight": 1e5, "anchors": 32, "near": 150,
             "gate_rank": 16, "site_rank": 1, "attacks": 16, "bank": False, "bound": "released", "tied": True,
+            "pooled": False,
         },
     }  # fmt: skip
 
     @override
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
-    ) -> Adapter:
+    ) -> Adapter | Stack:
         sites, (prompts, targets, counts) = Sites.of(base), concept_rows(base, erase)
         pool, nearest = anchor_pool(base, erase, preserve, prompts, self.everyday, self.near)
         careful = sites.even * self.coefficients(base, sites, pool)
@@ -122,11 +125,12 @@ class CPE(Eraser):
             group["lr"] = fall * (self.attack_lr if stage % 2 else self.lr * (0.1 if stage else 1))
             learner.step(loss.sum())
             log.loss(loss.detach().mean())
-        return Adapter(sites.branch(leaves))
+        gates, pooled = Adapter(sites.branch(leaves)), only_pooled(base, erase, preserve) if self.pooled else None
+        return gates if pooled is None else gates + pooled
 
     def coefficients(self, base: Denoiser, sites: Sites, pool: Float[Tensor, "a t d"]) -> Float[Tensor, "m"]:
         """λ of each site, of mean 1."""
-        if self.bound == "none":
+        if self.bound == "none" or not base.cross_attentions():
             return torch.ones_like(sites.even)
         bounds = torch.tensor(of_sites(base, sites.widths, pool, self.bound == "released")).to(pool)
         if self.bound == "layers":

@@ -34,7 +34,9 @@ from efface.core.train import Tuner
 from efface.core.walk import walk
 from efface.erasers.base import Eraser
 
-Where = Literal["xattn", "xattn.kv", "noxattn", "selfattn", "unet", "xattn.layers", "noxattn.layers", "noxattn.2023"]
+Where = Literal[
+    "xattn", "xattn.kv", "noxattn", "selfattn", "denoiser", "xattn.layers", "noxattn.layers", "noxattn.2023"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class ESD(Eraser):
         "x": {"where": "xattn"},
         "u": {"where": "noxattn"},
         "selfattn": {"where": "selfattn"},
-        "full": {"where": "unet"},
+        "full": {"where": "denoiser"},
         "strict": {"where": "xattn.kv"},
         "2023": {
             "steps": 1000, "lr": 1e-5, "batch": 1, "source": "edited", "reuse": 1, "sampler_steps": 50, "templates": False,

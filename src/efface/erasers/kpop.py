@@ -44,7 +44,7 @@ from efface.erasers.base import Eraser
 class KPOP(Eraser):
     """Hide concepts; a key in a file of its own brings them back."""
 
-    where: Literal["xattn", "xattn.kv", "noxattn", "unet"] = param("xattn", "weights to train")
+    where: Literal["xattn", "xattn.kv", "noxattn", "denoiser"] = param("xattn", "weights to train")
     rows: int = param(4, "length of a key, in token embeddings", at_least=1)
     radius: float = param(0.5, "ρ, radius around the concept's own rows, relative to their norm", above=0)
     eta: float = param(1.0, "η, how far beyond the target, away from the concept, as in ESD", at_least=0)

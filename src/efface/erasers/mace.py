@@ -70,7 +70,7 @@ class MACE(Eraser):
 
     where: ClassVar = "xattn.kv"
     makes: ClassVar = (LowRank,)
-    needs: ClassVar = frozenset({"drawing"})
+    needs: ClassVar = frozenset({"drawing", "cross-attention"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
             "steps": 50, "lr": 1e-4, "batch": 1, "sampler_steps": 30, "guidance": 7.5, "words": "ends", "loss": "norm",

@@ -15,7 +15,7 @@ Cost:    No pictures, no sampling: half a minute for Moji on two cores.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -26,6 +26,7 @@ from typing_extensions import override  # in typing from Python 3.12
 from efface.core.concept import Concept
 from efface.core.denoiser import Cond, Denoiser
 from efface.core.edit import Delta, LowRank
+from efface.core.errors import UsageError
 from efface.core.log import Log
 from efface.core.params import param
 from efface.core.prompts import ConceptPrompts, everyday_prompts, kept_prompts
@@ -65,7 +66,7 @@ class TextMapping(Eraser):
         kept = ["", *kept_prompts(preserve, self.templates)]
         pools = [prompts.prompts, kept, everyday_prompts(base, self.everyday, prompts)]
         aims = [
-            aligned(embedded.prompts, embedded.targets, embedded.prefix_lengths.tolist()),
+            aligned(embedded.prompts, embedded.targets, embedded.prefix_lengths[:, 0].tolist()),
             *(unchanged(base, pool) for pool in pools[1:] if pool),
         ]
         before, now = (list(model.params(self.where).values()) for model in (base, tuner.student))
@@ -73,11 +74,17 @@ class TextMapping(Eraser):
         log.recipe = self.recipe(base, erase, preserve)
         for _ in log.steps(tuner, self.steps):
             missed = []
-            for pool, (goal, weights) in zip(pools, aims, strict=False):
+            for pool, (goal, weights, vectors) in zip(pools, aims, strict=False):
                 picked = torch.randperm(len(pool), generator=rng)[: self.batch]
-                rows = tuner.student.embed([pool[i] for i in picked], grad=True).tokens.float()
-                off = (rows - goal[picked]).square().mean(-1)
+                cond = tuner.student.embed([pool[i] for i in picked], grad=True)
+                if not cond.tokens.requires_grad:
+                    raise UsageError(
+                        f"TextMapping.fit: trains CLIP text encoders, and {base.family.name} reads its prompts through T5; use uce"
+                    )
+                off = (cond.tokens.float() - goal[picked]).square().mean(-1)
                 missed.append((weights[picked] * off).sum() / weights[picked].sum())
+                if cond.pooled is not None and vectors is not None:
+                    missed[-1] = missed[-1] + (cond.pooled.float() - vectors[picked]).square().mean()
             moved = sum((a - b).square().sum() for a, b in zip(now, before, strict=True)) / size
             loss = missed[0] + self.preserve_scale * sum(missed[1:]) + self.trust * moved
             tuner.step(loss)
@@ -87,19 +94,28 @@ class TextMapping(Eraser):
 
 def aligned(
     sources: Cond, targets: Cond, prefixes: Sequence[int]
-) -> tuple[Float[Tensor, "p n d"], Float[Tensor, "p n"]]:
-    """The target of each row of a concept's prompt, and its weight; rows without a target have weight 0."""
+) -> tuple[Float[Tensor, "p n d"], Float[Tensor, "p n"], Float[Tensor, "p v"] | None]:
+    """The target of each row of a concept's prompt, and its weight; and the target of its pooled vector, where there is one.
+
+    Rows without a target have weight 0. Rows of a text encoder that is not trained (T5) are left out.
+    """
     device, sources, targets = sources.tokens.device, sources.cpu(), targets.cpu()
     goal, weights = sources.tokens.float().clone(), torch.zeros(sources.mask.shape)
-    weights[:, 0] = 1
+    first = sources.first
+    weights[:, :first] = 1
     for i, prefix in enumerate(prefixes):
-        _, aims, w = pair_rows(sources[[i]], targets[[i]], "content", prefix)
-        goal[i, 1 : len(aims) + 1], weights[i, 1 : len(w) + 1] = aims.float(), w.float()
-    return goal.to(device), weights.to(device)
+        source, target = (replace(c[[i]], more=None) for c in (sources, targets))
+        _, aims, w = pair_rows(source, target, "content", prefix)
+        goal[i, first : len(aims) + first], weights[i, first : len(w) + first] = aims.float(), w.float()
+    pooled = None if targets.pooled is None else targets.pooled.float().to(device)
+    return goal.to(device), weights.to(device), pooled
 
 
-def unchanged(base: Denoiser, prompts: Sequence[str]) -> tuple[Float[Tensor, "p n d"], Float[Tensor, "p n"]]:
-    """The rows of preserved prompts, and their weights."""
-    cond = base.embed(prompts).cpu()
+def unchanged(
+    base: Denoiser, prompts: Sequence[str]
+) -> tuple[Float[Tensor, "p n d"], Float[Tensor, "p n"], Float[Tensor, "p v"] | None]:
+    """The rows of preserved prompts, their weights, and their pooled vectors, where there are."""
+    cond = replace(base.embed(prompts).cpu(), more=None)
     weights = keep_rows(cond, "content")[1].view(cond.mask.shape)
-    return cond.tokens.float().to(base.device), weights.float().to(base.device)
+    pooled = None if cond.pooled is None else cond.pooled.float().to(base.device)
+    return cond.tokens.float().to(base.device), weights.float().to(base.device), pooled

@@ -37,7 +37,7 @@ from efface.erasers.base import Eraser
 class Naive(Eraser):
     """Fine-tune the denoiser to draw the target instead."""
 
-    where: Literal["xattn", "xattn.kv", "noxattn", "unet"] = param("xattn", "weights to train")
+    where: Literal["xattn", "xattn.kv", "noxattn", "denoiser"] = param("xattn", "weights to train")
     preserve_scale: float = param(1.0, 'λ, weight of the preserved concepts and ""', at_least=0)
     eta: float = param(0.0, "η, how far beyond the target, away from the concept", at_least=0)
     kept_latents: Literal["own", "concept"] = param("own", "latents for preserved prompts: their own, or the concept's")

@@ -32,8 +32,9 @@ from efface.core.linalg import gram, text_map
 from efface.core.log import Log
 from efface.core.params import param
 from efface.core.prompts import ConceptPrompts, everyday_prompts, kept_prompts, targets_in_names
-from efface.core.rows import KeptRows, keep_rows, pair_rows, row_metric
+from efface.core.rows import KeptRows, Leads, keep_rows, pair_rows, row_metric
 from efface.erasers.base import Eraser
+from efface.erasers.parts.pooled import pooled_map
 from efface.erasers.uce import UCE
 
 
@@ -55,13 +56,14 @@ class RECE(Eraser):
     empty: Literal["once", "each"] = param("once", 'weight of "": once, or once for each erased prompt')
     ridge: float = param(0.1, "λ of a round: UCE's, or in units of 1 if anchor is edited", above=0)
     templates: bool = param(True, "also use prompt templates, not only the bare name")
+    pooled: bool = param(True, "also map the pooled vector, in families that read one, once")
 
     makes: ClassVar = (TextMap,)
     needs: ClassVar = frozenset({"words"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         name: {
             "rounds": rounds, "limit": limit, "limit_unit": "absolute", "enough": 0.0, "anchor": "edited", "preserve_scale": 0.1,
-            "empty": empty, "templates": False,
+            "empty": empty, "templates": False, "pooled": False,
         }
         for name, rounds, limit, empty in (("released", 3, 0.1, "each"), ("released-narrow", 1, 1e-3, "once"))
     }  # fmt: skip
@@ -85,10 +87,11 @@ class RECE(Eraser):
             everyday = base.embed(everyday_prompts(base, UCE().everyday, prompts)).cpu()
             t = self.from_original(erased, targets, k, s, limit, embedded.prefix_lengths.tolist(), everyday)
         eye = torch.eye(len(t), dtype=t.dtype)
-        return TextMap(left=t - eye, right=eye)
+        pooled = pooled_map(base, prompts, (*preserve, *inside)) if self.pooled else None
+        return TextMap(left=t - eye, right=eye, pooled=pooled)
 
     def from_original(
-        self, erased: Cond, targets: Cond, k: Tensor, s: Tensor, limit: float, prefixes: list[int], everyday: Cond
+        self, erased: Cond, targets: Cond, k: Tensor, s: Tensor, limit: float, prefixes: Leads, everyday: Cond
     ) -> Tensor:
         """T (d d) of one objective over the concept's rows and all adversarial rows, from the original weights."""
         paired = [pair_rows(erased[[i]], targets[[i]], "content", n) for i, n in enumerate(prefixes)]
@@ -122,8 +125,8 @@ class RECE(Eraser):
 
 
 def seen(base: Denoiser) -> Float[Tensor, "d d"]:
-    """S = Σ WᵀW over every cross-attention key and value: xᵀ S x = Σ |W x|²."""
-    rows = torch.cat([w.cpu() for w in base.params("xattn.kv").values()])
+    """S = Σ WᵀW over every layer that reads token embeddings: xᵀ S x = Σ |W x|²."""
+    rows = torch.cat([w.cpu() for w in base.reader_weights().values()])
     return gram(rows, torch.ones_like(rows[:, 0]))
 
 

@@ -62,7 +62,7 @@ class Receler(Eraser):
     templates: bool = param(True, "also use prompt templates, not only the bare name")
 
     makes: ClassVar = (Adapter,)
-    needs: ClassVar = frozenset({"drawing"})
+    needs: ClassVar = frozenset({"drawing", "cross-attention"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
             "steps": 500, "lr": 3e-4, "batch": 1, "source": "edited", "reuse": 1, "sampler_steps": 50, "keep": 0.0,

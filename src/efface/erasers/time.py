@@ -33,6 +33,7 @@ from efface.core.params import param
 from efface.core.prompts import ConceptPrompts, kept_prompts, targets_in_names
 from efface.core.rows import KeptRows
 from efface.erasers.base import Eraser
+from efface.erasers.parts.pooled import pooled_map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +50,14 @@ class TIME(Eraser):
     )
     padding: Literal["one", "each"] = param("one", "weight of the padding: of one row in all, or of one row each")
     templates: bool = param(True, "also use prompt templates, not only the bare name")
+    pooled: bool = param(True, "also map the pooled vector, in families that read one")
 
     makes: ClassVar = (TextMap,)
     needs: ClassVar = frozenset({"words"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {
             "alignment": "forward", "preserve_scale": 0.0, "ridge": 0.1, "ridge_unit": "absolute", "padding": "each",
-            "templates": False,
+            "templates": False, "pooled": False,
         },
     }  # fmt: skip
 
@@ -63,11 +65,19 @@ class TIME(Eraser):
     def run(
         self, base: Denoiser, erase: tuple[Concept, ...], preserve: tuple[Concept, ...], rng: Generator, log: Log
     ) -> TextMap:
-        embedded = ConceptPrompts.of(erase, self.templates).embed(base)
+        prompts = ConceptPrompts.of(erase, self.templates)
+        embedded = prompts.embed(base)
         sources, targets = embedded.prompts.cpu(), embedded.targets.cpu()
-        an, a = base.embed(["an", "a"]).ids[:, 1].tolist()
+        articles = base.embed(["an", "a"])
+        an, a = articles.ids[:, articles.first].tolist()
         prefixes = enumerate(embedded.prefix_lengths.tolist())
-        parts = [self.rows(sources[[i]], targets[[i]], prefix, (an, a)) for i, prefix in prefixes]
+        parts = [
+            self.rows(source, target, prefix, (an, a) if k == 0 else (-1, -1))
+            for i, leads in prefixes
+            for k, (source, target, prefix) in enumerate(
+                zip(sources[[i]].segments, targets[[i]].segments, leads, strict=True)
+            )
+        ]
         c, g, weights = (torch.cat(part) for part in zip(*parts, strict=True))
         inside = targets_in_names(erase) if self.alignment == "subsequence" else ()
         kept = KeptRows.of(base, ["", *kept_prompts((*preserve, *inside), self.templates)], "content")
@@ -75,7 +85,8 @@ class TIME(Eraser):
         unit = 1.0
         if self.ridge_unit == "rows":
             unit = (protected.trace() + (weights * c.double().square().sum(1)).sum()) / c.shape[1]
-        return TextMap(*text_map(c, g, weights, protected, float(self.ridge * unit)))
+        left, right = text_map(c, g, weights, protected, float(self.ridge * unit))
+        return TextMap(left, right, pooled=pooled_map(base, prompts, (*preserve, *inside)) if self.pooled else None)
 
     def rows(self, source: Cond, target: Cond, prefix: int, an_a: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """All rows of one prompt, their target rows, and their weights: (n d), (n d), (n)."""
@@ -85,9 +96,10 @@ class TIME(Eraser):
         words, goal = ([an_a[1] if word == an_a[0] else word for word in text] for text in (words, goal))
         inner = subsequence(words, goal) if self.alignment == "subsequence" else forward(words, goal)
         # end token to end token, then padding to padding
-        after = [min(len(goal) + 1 + k, n - 1) for k in range(n - end)]
-        aims = target.tokens[0][[0, *inner, *after]]
-        aims[1 : prefix + 1] = c[1 : prefix + 1]
+        first = source.first  # places count as if a start token came before
+        after = [min(len(goal) + first + k, n - 1) for k in range(n - end)]
+        aims = target.tokens[0][[*[0] * first, *(place - 1 + first for place in inner), *after]]
+        aims[first : prefix + first] = c[first : prefix + first]
         weights = torch.ones(n, dtype=torch.float64)
         if self.padding == "one":
             weights[end + 1 :] = 1 / max(1, n - 1 - end)

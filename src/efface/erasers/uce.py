@@ -16,6 +16,8 @@ Differs: Float64 and one Cholesky factorisation instead of float32 inverses for 
          start token; both have the plain ridge. Preset "2023-tensor" is the released technique "tensor", whose target depends on the
          layer, so that each weight has its own difference. A target inside the name ("police car" to "car") is preserved, common tokens
          map to themselves, and tokens before them ("police") have no constraint: docs/targets-in-names.md has figures.
+         Where text enters by one embedder (Stable Diffusion 3, Flux), W is that, so that T acts on the rows themselves; `pooled` (ours)
+         maps the vector that these and SDXL read besides.
 Cost:    No images, no sampling: under a second on Moji; elsewhere the time to embed a few hundred prompts.
 """
 
@@ -34,11 +36,13 @@ from efface.core.linalg import gain, text_map
 from efface.core.log import Log
 from efface.core.params import param
 from efface.core.prompts import ConceptPrompts, everyday_prompts, kept_prompts, targets_in_names
-from efface.core.rows import KeptRows, keep_rows, pair_rows, row_metric
+from efface.core.rows import KeptRows, Leads, keep_rows, pair_rows, row_metric
 from efface.erasers.base import Eraser
+from efface.erasers.parts.pooled import pooled_map
 
 RELEASED_2023 = {
     "tokens": "last_to_end", "ridge": 0.5, "ridge_unit": "absolute", "preserve_scale": 0.0, "everyday": 0, "templates": False,
+    "pooled": False,
 }  # fmt: skip
 
 
@@ -59,6 +63,7 @@ class UCE(Eraser):
     )
     everyday: int = param(200, "frequent words that define λ's metric; 0 pulls equally in all directions", at_least=0)
     templates: bool = param(True, "also use prompt templates, not only the bare name")
+    pooled: bool = param(True, "also map the pooled vector, in families that read one")
     technique: Literal["replace", "tensor"] = param(
         "replace", "targets: the target's keys and values, or these without their component along the concept's"
     )
@@ -69,7 +74,7 @@ class UCE(Eraser):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "2023": RELEASED_2023,
         "2023-tensor": {**RELEASED_2023, "technique": "tensor"},
-        "2025": {"tokens": "last", "ridge": 0.5, "ridge_unit": "absolute", "everyday": 0, "templates": False},
+        "2025": {"tokens": "last", "ridge": 0.5, "ridge_unit": "absolute", "everyday": 0, "templates": False, "pooled": False},
     }  # fmt: skip
 
     @override
@@ -81,7 +86,10 @@ class UCE(Eraser):
         inside = targets_in_names(erase) if self.tokens == "content" else ()
         kept = self.preserved(base, (*preserve, *inside))
         given = (embedded.prompts, embedded.targets, kept, embedded.prefix_lengths.tolist(), everyday)
-        return self.solve(*given) if self.technique == "replace" else self.subtract(base, *given)
+        if self.technique == "tensor":
+            return self.subtract(base, *given)
+        rows, pooled = self.solve(*given), pooled_map(base, prompts, (*preserve, *inside)) if self.pooled else None
+        return TextMap(rows.left, rows.right, pooled=pooled)
 
     def preserved(self, base: Denoiser, preserve: Sequence[Concept], unconditional: bool = True) -> KeptRows:
         """Preserved prompts; without the unconditional prompt as in the later released code, so perhaps none."""
@@ -94,7 +102,7 @@ class UCE(Eraser):
         return base.embed(texts) if texts else None
 
     def solve(
-        self, erased: Cond, targets: Cond, kept: KeptRows, prefixes: Sequence[int] = (), everyday: Cond | None = None
+        self, erased: Cond, targets: Cond, kept: KeptRows, prefixes: Leads = (), everyday: Cond | None = None
     ) -> TextMap:
         """The map for embedded prompts: `erased[i]` becomes `targets[i]`, except its first `prefixes[i]` tokens; `kept` stays.
 
@@ -104,14 +112,14 @@ class UCE(Eraser):
         return TextMap(*text_map(c, g, *self.system(c, weights, kept, everyday)))
 
     def subtract(
-        self, base: Denoiser, erased: Cond, targets: Cond, kept: KeptRows, prefixes: list[int], everyday: Cond | None
+        self, base: Denoiser, erased: Cond, targets: Cond, kept: KeptRows, prefixes: Leads, everyday: Cond | None
     ) -> Delta:
         """`solve` with targets V = W G - ⟨u, W G⟩ u, u = W C / |W C|, for each projection W, over each prompt's rows C that change."""
         paired = self.paired(erased, targets, prefixes)
         c, g, weights = (torch.cat(parts) for parts in zip(*paired, strict=True))
         y = gain(c, *self.system(c, weights, kept, everyday))
         deltas = {}
-        for name, w in base.params(self.where).items():
+        for name, w in base.reader_weights().items():
             w64, missing = w.cpu().double(), torch.zeros(len(c), len(w), dtype=torch.float64)
             for rows, aims, at in zip(*(x.split([len(p[0]) for p in paired]) for x in (c, g, missing)), strict=True):
                 moves = (rows != aims).any(1)
@@ -121,10 +129,10 @@ class UCE(Eraser):
             deltas[name] = missing.T @ y.T
         return Delta(deltas)
 
-    def paired(self, erased: Cond, targets: Cond, prefixes: Sequence[int] = ()) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def paired(self, erased: Cond, targets: Cond, prefixes: Leads = ()) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Rows, target rows and weights of each erased prompt."""
         erased, targets = erased.cpu(), targets.cpu()
-        pairs = enumerate(prefixes or [0] * len(erased))
+        pairs = enumerate(prefixes or [()] * len(erased))
         return [pair_rows(erased[[i]], targets[[i]], self.tokens, prefix) for i, prefix in pairs]
 
     def system(

@@ -21,10 +21,11 @@ def resolve(name: str) -> str:
         return str(HERE / name)
     folder = Path(name)
     if folder.is_dir():
-        kind = _pipeline(folder)
-        if kind != "StableDiffusionPipeline":
+        from efface.core.families import PIPELINES  # heavy: only where there is a folder to load
+
+        if (kind := _pipeline(folder)) not in PIPELINES:
             raise UsageError(
-                f"model: expected a text-to-image StableDiffusionPipeline, got {kind!r} in {name!r}; give another model"
+                f"model: expected a text-to-image pipeline ({', '.join(PIPELINES)}), got {kind!r} in {name!r}; give another model"
             )
         return name
     if folder.is_file():
@@ -62,3 +63,9 @@ def _pipeline(folder: Path) -> object:
             f"model: expected a JSON object in {str(index)!r}, got another value; copy the pipeline's folder again"
         )
     return config.get("_class_name", "")
+
+
+def absent(source: str) -> dict[str, None]:
+    """The components that a folder's model_index.json says it has not, as arguments for diffusers, which wants to be told for some."""
+    index = Path(source) / "model_index.json"
+    return {k: None for k, v in from_json(index.read_bytes()).items() if v == [None, None]} if index.is_file() else {}

@@ -65,7 +65,7 @@ def test_every_site_has_the_bound_of_its_own_attention(base: Denoiser, as_releas
     rows = base.embed(["tiger", "a house"]).tokens
     found = dict(zip(sites, of_sites(base, sites, rows, as_released), strict=True))
     m_e = max(np.linalg.norm(r) for r in rows.double().numpy())
-    parts = {name: p.double().numpy() for name, p in base.params("unet").items()}
+    parts = {name: p.double().numpy() for name, p in base.params("denoiser").items()}
     assert len({round(v, 6) for v in found.values()}) == len(sites)
     for site in sites:
         block, _, name = site.rpartition(".attn2.")

@@ -29,7 +29,7 @@ class TokenGates(Branch):
 
     @override
     def additions(self, base: Denoiser) -> Callable[[Cond], dict[str, Added]]:
-        here = {name.removesuffix(".weight"): tuple(w.shape) for name, w in base.params("xattn.kv").items()}
+        here = {name.removesuffix(".weight"): tuple(w.shape) for name, w in base.reader_weights().items()}
         made = {site: (width, self.tensors["gate"].shape[1]) for site, width in self.facts["sites"].items()}
         if made != here:
             raise UsageError(
@@ -48,7 +48,13 @@ class TokenGates(Branch):
 
 
 def _add(low: Float[Tensor, "n b t s"], up: Float[Tensor, "n s k"]) -> Added:
-    return lambda given, out: torch.einsum("nbts,nsk->btk", low, up)
+    def add(given: Tensor, out: Tensor) -> Tensor:
+        added = torch.einsum("nbts,nsk->btk", low, up)
+        return pad(
+            added, (0, 0, 0, out.shape[-2] - added.shape[1])
+        )  # rows of a text encoder that the gates do not know
+
+    return add
 
 
 def gated(
@@ -90,7 +96,7 @@ class Sites:
     @classmethod
     def of(cls, base: Denoiser) -> "Sites":
         """The sites of a denoiser."""
-        weights = {name.removesuffix(".weight"): w.float() for name, w in base.params("xattn.kv").items()}
+        weights = {name.removesuffix(".weight"): w.float() for name, w in base.reader_weights().items()}
         widths = {site: len(w) for site, w in weights.items()}
         return cls(widths, torch.stack([pad(w, (0, 0, 0, max(widths.values()) - len(w))) for w in weights.values()]))
 

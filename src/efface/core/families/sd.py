@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
-import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, Transformer2DModel
 from diffusers.models.attention_processor import Attention
 from jaxtyping import Bool, Float, Shaped
@@ -14,11 +13,9 @@ from typing_extensions import override  # in typing from Python 3.12
 from efface.core.cond import Cond, Tokens
 from efface.core.errors import UsageError
 from efface.core.families.base import CrossAttention, Family, Rule
+from efface.core.families.clip import clip_batch, clip_tokens, clip_words
 from efface.core.hooks import replaced_output
 from efface.core.schedule import Schedule
-
-PROMPTS = 256  # maximum batch of prompts for the text encoder
-ACTIVATIONS = 2**25  # numbers in the widest activation of the text encoder, for all prompts of a batch
 
 SAMPLERS = {  # our name -> diffusers' class and its settings, in addition to the model's own noise schedule
     "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
@@ -27,6 +24,8 @@ SAMPLERS = {  # our name -> diffusers' class and its settings, in addition to th
     "euler": ("EulerDiscreteScheduler", {}),
     "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
 }
+
+TEXT = ("text.", "text2.")  # CLIP text encoders
 
 SELECTIONS: dict[str, Rule] = {
     "xattn.kv": lambda name, _: ".attn2.to_k." in name or ".attn2.to_v." in name,
@@ -39,14 +38,14 @@ SELECTIONS: dict[str, Rule] = {
         and ".attn2." not in name
         and not name.startswith(("unet.conv_out", "unet.conv_norm_out", "unet.time_embedding"))
     ),
-    "unet": lambda name, _: name.startswith("unet."),
-    "unet.layers": lambda name, owner: name.startswith("unet.") and isinstance(owner, nn.Linear | nn.Conv2d),
+    "denoiser": lambda name, _: name.startswith("unet."),
+    "denoiser.layers": lambda name, owner: name.startswith("unet.") and isinstance(owner, nn.Linear | nn.Conv2d),
     "xattn.layers": lambda name, owner: ".attn2." in name and isinstance(owner, nn.Linear),
     "noxattn.layers": lambda name, owner: (
         name.startswith("unet.") and ".attn2." not in name and isinstance(owner, nn.Linear | nn.Conv2d)
     ),
-    "text": lambda name, _: name.startswith("text."),
-    "text.layers": lambda name, owner: name.startswith("text.") and isinstance(owner, nn.Linear),
+    "text": lambda name, _: name.startswith(TEXT),
+    "text.layers": lambda name, owner: name.startswith(TEXT) and isinstance(owner, nn.Linear),
     "text.embeddings": lambda name, _: name.endswith("token_embedding.weight"),
 }
 
@@ -64,20 +63,14 @@ class StableDiffusion(Family):
     kohya: ClassVar[Mapping[str, str]] = {"unet": "lora_unet", "text": "lora_te"}
 
     @override
-    def tokenize(self, pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> Tokens:
-        tok, config = pipe.tokenizer, pipe.text_encoder.config
-        texts = pipe.maybe_convert_prompt(list(prompts), tok)  # a textual inversion's word becomes its several tokens
-        length = min(tok.model_max_length, config.max_position_embeddings)  # some tokenizers have no length: 1e30
-        given = tok(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-        # Stable Diffusion 1 pads with the end token, 2 with "!", which is a word as well: the first end token ends the text
-        end, at = (given == tok.eos_token_id).int().argmax(1, keepdim=True), torch.arange(length)
-        ids, mask, words = (t.to(pipe.text_encoder.device) for t in (given, (at <= end).int(), (at > 0) & (at < end)))
-        return Tokens(ids, mask, words)
+    def tokenize(self, pipe: Any, prompts: Sequence[str]) -> Tokens:
+        texts = pipe.maybe_convert_prompt(
+            list(prompts), pipe.tokenizer
+        )  # a textual inversion's word becomes its several tokens
+        return clip_tokens(pipe.tokenizer, pipe.text_encoder, texts)
 
     @override
-    def encode_tokens(
-        self, pipe: StableDiffusionPipeline, tokens: Tokens, vectors: Float[Tensor, "b n e"] | None = None
-    ) -> Cond:
+    def encode_tokens(self, pipe: Any, tokens: Tokens, vectors: Float[Tensor, "b n e"] | None = None) -> Cond:
         encoder = pipe.text_encoder
         mask = tokens.mask if getattr(encoder.config, "use_attention_mask", False) else None
         with replaced_output(encoder.get_input_embeddings(), vectors):
@@ -85,35 +78,30 @@ class StableDiffusion(Family):
         return Cond(rows, tokens.ids, tokens.mask, tokens.words)
 
     @override
-    def word_vectors(self, pipe: StableDiffusionPipeline) -> Float[Tensor, "v e"]:
+    def word_vectors(self, pipe: Any) -> Float[Tensor, "v e"]:
         return pipe.text_encoder.get_input_embeddings().weight
 
     @override
-    def spell(self, pipe: StableDiffusionPipeline, ids: Sequence[int]) -> str:
+    def spell(self, pipe: Any, ids: Sequence[int]) -> str:
         return pipe.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
     @override
-    def prompt_batch(self, pipe: StableDiffusionPipeline) -> int:
-        config = pipe.text_encoder.config
-        widest = config.max_position_embeddings * max(config.intermediate_size, config.hidden_size)
-        return max(1, min(PROMPTS, ACTIVATIONS // widest))
+    def prompt_batch(self, pipe: Any) -> int:
+        return clip_batch([pipe.text_encoder])
 
     @override
-    def common_words(self, pipe: StableDiffusionPipeline, n: int) -> list[str]:
-        # byte-pair merges are learnt in the order of frequency
-        known = sorted(pipe.tokenizer.get_vocab().items(), key=lambda entry: entry[1])
-        whole = (token.removesuffix("</w>") for token, _ in known if token.endswith("</w>"))
-        return [w for w in whole if w.isascii() and w.isalpha() and len(w) >= 3][:n]
+    def common_words(self, pipe: Any, n: int) -> list[str]:
+        return clip_words(pipe.tokenizer, n)
 
     @override
-    def text_readers(self, pipe: StableDiffusionPipeline) -> dict[str, nn.Linear]:
+    def text_readers(self, pipe: Any) -> dict[str, nn.Linear]:
         return {
             f"{name}.{part}": getattr(attention.layer, part)
             for name, attention in self.cross_attentions(pipe).items() for part in ("to_k", "to_v")
         }  # fmt: skip
 
     @override
-    def cross_attentions(self, pipe: StableDiffusionPipeline) -> dict[str, CrossAttention]:
+    def cross_attentions(self, pipe: Any) -> dict[str, CrossAttention]:
         blocks = dict(pipe.unet.named_modules())
         return {
             f"unet.{name}": CrossAttention(layer, cast(Any, blocks[name.removesuffix(".attn2")]).norm2)
@@ -121,17 +109,18 @@ class StableDiffusion(Family):
         }  # fmt: skip
 
     @override
-    def transformers(self, pipe: StableDiffusionPipeline) -> dict[str, nn.Module]:
+    def transformers(self, pipe: Any) -> dict[str, nn.Module]:
         return {f"unet.{name}": m for name, m in pipe.unet.named_modules() if isinstance(m, Transformer2DModel)}
 
     @override
     def predict(
         self,
-        pipe: StableDiffusionPipeline,
+        pipe: Any,
         x: Float[Tensor, "b c h w"],
         t: Shaped[Tensor, "b"],
         cond: Cond,
         reads: Bool[Tensor, "b n"] | None,
+        scale: float | Tensor | None = None,
     ) -> Float[Tensor, "b c h w"]:
         unet = pipe.unet
         rows = cond.tokens.to(unet.dtype)
@@ -139,7 +128,7 @@ class StableDiffusion(Family):
         return out.to(x.dtype)
 
     @override
-    def schedule(self, pipe: StableDiffusionPipeline) -> Schedule:
+    def schedule(self, pipe: Any) -> Schedule:
         with warnings.catch_warnings():  # a warning about settings of another sampler that this one ignores
             warnings.simplefilter("ignore")
             ddim = cast(Any, DDIMScheduler.from_config(pipe.scheduler.config, **SAMPLERS["ddim"][1]))
@@ -150,7 +139,7 @@ class StableDiffusion(Family):
         return Schedule.variance_preserving(ddim.alphas_cumprod.to(pipe.unet.device), predicts)
 
     @override
-    def latent_shape(self, pipe: StableDiffusionPipeline) -> tuple[int, int, int]:
+    def latent_shape(self, pipe: Any) -> tuple[int, int, int]:
         config, factor = pipe.unet.config, pipe.vae_scale_factor
         size = config.sample_size
         if size is None:  # the size that the autoencoder was trained on
@@ -165,21 +154,7 @@ class StableDiffusion(Family):
         return config.in_channels, height, width
 
     @override
-    def encode(self, pipe: StableDiffusionPipeline, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
-        vae = pipe.vae
-        out = vae.encode((2 * images - 1).to(vae.dtype))
-        # a tiny autoencoder has no posterior
-        latents = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
-        return (latents.float() - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor
-
-    @override
-    def decode(self, pipe: StableDiffusionPipeline, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
-        vae = pipe.vae
-        given = latents.to(vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0)
-        return vae.decode(given).sample.float() / 2 + 0.5
-
-    @override
-    def architecture(self, pipe: StableDiffusionPipeline) -> str:
+    def architecture(self, pipe: Any) -> str:
         if pipe.unet.config.cross_attention_dim != 1024:  # Stable Diffusion 2 reads OpenCLIP's rows
             return "stable-diffusion-v1"
         return f"stable-diffusion-v2-{'512' if self.schedule(pipe).prediction == 'epsilon' else '768-v'}"

@@ -42,7 +42,7 @@ class Mixture:
         """
         y = gain(torch.cat([p.rows for p in self.parts]), *self.system)
         deltas = {}
-        for name, w in base.params("xattn.kv").items():
+        for name, w in base.reader_weights().items():
             now = w.detach().cpu().double()
             for beta in betas.double():
                 now = now + torch.cat([_towards(p, beta[p.concept], now) for p in self.parts]).T @ y.T
