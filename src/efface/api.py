@@ -30,10 +30,11 @@ from efface.core.files import (
 from efface.core.header import read_header, wrote
 from efface.core.lists import Entry, entries, listed, quoted
 from efface.core.log import Log
+from efface.models import SHIPPED
 
 if TYPE_CHECKING:  # these import torch, which takes seconds: lists and wrong arguments are answered without it
     from efface.benchmarks.attack import AttackPlan
-    from efface.benchmarks.spec import Benchmark
+    from efface.benchmarks.spec import Benchmark, Task
     from efface.core.attempt import Attempt
     from efface.core.denoiser import Denoiser
     from efface.core.edit import Edit, Header
@@ -62,8 +63,8 @@ def concepts(given: Iterable[str | Entry], model: str = MOJI, *, to: str = "", k
     for one in given:
         entry = Entry(one) if isinstance(one, str) else one
         try:
-            members = moji.members(entry.name) if model == MOJI else [entry.name]
-            kinds = [moji.kind(member) if model == MOJI else "object" for member in members]
+            members = moji.members(entry.name) if model in SHIPPED else [entry.name]
+            kinds = [moji.kind(member) if model in SHIPPED else "object" for member in members]
         except UsageError:  # a concept that Moji does not draw can be erased as well
             members, kinds = [entry.name], ["object"]
         target = to if entry.target is None else entry.target
@@ -575,6 +576,7 @@ def evaluate(
     attack_size: str = "quick",
     replay: Sequence[Path] = (),
     concept: str = "",
+    asked: Mapping[str, Any] | None = None,
     filtered: str = "",
     keys: Sequence[Path] = (),
     model: str = MOJI,
@@ -586,7 +588,10 @@ def evaluate(
     log: Log | None = None,
     base: "Denoiser | None" = None,
 ) -> Measured:
-    """Measure edits that erase the same concepts, and the unedited Moji, and write a report.
+    """Measure edits that erase the same concepts, and the unedited model, and write a report.
+
+    On Moji the questions are those of its benchmark. On another model, or where `asked` says so, they are a plan's, with proposals
+    from the text encoder for what it leaves open; the report's folder then has plan.toml.
 
     Args:
         paths: files of the edits, or folders of models that were made elsewhere from `model`.
@@ -595,6 +600,7 @@ def evaluate(
         attack_size: budget of each attack: smoke, quick or paper.
         replay: files of attempts that were found on another model, or folders of such files.
         concept: what models made elsewhere erased, a list; an edit's file says so itself.
+        asked: "plan", a plan file, and entries of a plan that go before the file's.
         filtered: CLIP (moji, a folder or a Hub id) of an output filter against what was erased; attacks must pass it as well.
         size: size of Moji's benchmark.
         keys: files of keys; each adds the unlocked edit.
@@ -608,11 +614,9 @@ def evaluate(
         base: the model, if it is already loaded.
 
     Raises:
-        UsageError: the edits erase different concepts or are for another model, or the model does not draw Moji's pictures.
+        UsageError: the edits erase different concepts or are for another model, or a plan has a broken entry.
         EffaceError: a file is damaged or cannot be written.
     """
-    from efface.benchmarks.moji import benchmark
-
     labels = [path.stem for path in paths]
     if taken := next((s for i, s in enumerate(labels) if s in ("base", *labels[:i])), None):
         raise UsageError(
@@ -628,13 +632,12 @@ def evaluate(
         raise UsageError(
             f"--concept: expected {expected}, got {got}; give it with the folder of a model, and only there"
         )
-    forgotten = concepts(entries(concept, "--concept"), MOJI)
+    forgotten = concepts(entries(concept, "--concept"), model)
     replayed = _attempts(replay)
-    writable_folder(output)
-    declared = benchmark(size=size)
-    attacks = attacks or ATTACKS * (size == "full")
-    if attacks:
+    questions = _questions(asked or {}, size)
+    if attacks := attacks or ATTACKS * (size == "full"):
         _tried(attacks)
+    writable_folder(output)
     from efface.benchmarks import run
     from efface.report.html import write_report
 
@@ -646,18 +649,71 @@ def evaluate(
         made[label] = difference(base, load(str(path), device, dtype, None, log), forgotten, str(path))
     made = {label: made[label] for label in sorted(made, key=lambda k: labels.index(k.removesuffix("+key")))}
     erased = _erased({label: edit.header for label, edit in made.items()})
-    if base.image_size != 64:
-        raise UsageError(
-            f"evaluate: Moji's detectors judge Moji's pictures (64 pixels), {model} draws {base.image_size}; "
-            "give Moji, or use `efface bench --benchmark NAME --model MODEL`: `efface benchmarks` lists protocols for real models"
-        )
     for edit in made.values():
         edit.require(base, any_base)
+    if not questions and _draws_moji(base):
+        from efface.benchmarks.moji import benchmark
+
+        declared, task = benchmark(size=size), _task(erased, size)
+    else:
+        declared, task = _planned(questions, erased, base, output, log)
     rows = run.evaluate(
-        base, made, _task(erased, size), declared, output, model=model, any_base=any_base, log=log, commands=commands,
+        base, made, task, declared, output, model=model, any_base=any_base, log=log, commands=commands,
         attack_plan=_attack_plan(attacks, attack_size, replayed, filtered), files={p.stem: str(p) for p in paths},
     )  # fmt: skip
     return Measured(write_report(output), rows, list(made), str(output / "store"))
+
+
+def _questions(asked: Mapping[str, Any], size: str) -> dict[str, Any]:
+    """The entries of a plan file, then those given otherwise, unset ones left out; the number of pictures follows the size.
+
+    Raises:
+        UsageError: a broken plan.
+    """
+    given = {name: value for name, value in asked.items() if value not in ("", (), [], None)}
+    if not given:
+        return {}
+    from efface.benchmarks.own import PICTURES, read_plan
+
+    start = dataclasses.asdict(read_plan(Path(given.pop("plan")))) if "plan" in given else {"pictures": PICTURES[size]}
+    return {**start, **given}
+
+
+def _draws_moji(base: "Denoiser") -> bool:
+    """Whether a model is one of ours, or a copy: pictures of Moji's size, asked for in Moji's words."""
+    from efface.models import HERE
+
+    words = json.loads((HERE / MOJI / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
+    return base.image_size == 64 and base.pipeline.tokenizer.get_vocab().keys() == words.keys()
+
+
+def _planned(
+    given: Mapping[str, Any], erased: Sequence[Concept], base: "Denoiser", output: Path, log: Log | None
+) -> "tuple[Benchmark, Task]":
+    """The user's own benchmark for edits that erase these concepts, and its task; plan.toml says what it asks."""
+    from efface.benchmarks import own
+    from efface.core.files import write_text
+
+    names = {
+        "erase": [c.name for c in erased],
+        "kind": erased[0].kind,
+        "synonyms": [p for c in erased for p in c.prompts],
+    }
+    questions = own.proposed(own.questions({**names, **given}, "the arguments"), base)
+    if set(questions.erase) != {c.name for c in erased}:
+        raise UsageError(
+            f"--plan: expected questions about what the edits erase ({', '.join(c.name for c in erased)}), got "
+            f"{', '.join(questions.erase)}; give the plan for these edits"
+        )
+    write_text(output / "plan.toml", questions.text())
+    if log:
+        log.say(
+            f"Asked about {', '.join(questions.erase)}; to stay: {', '.join((*questions.neighbours, *questions.distant))}; "
+            f"judge: {questions.judge}. Edit {output / 'plan.toml'} and give it with --plan to ask something else."
+        )
+    declared = questions.benchmark()
+    (task,) = declared.made()
+    return declared, dataclasses.replace(task, erase=tuple(erased))
 
 
 ATTACKS = "baselines,rece-rows,inverse"  # those that cost no search, which the full size tries
@@ -1083,7 +1139,7 @@ def method(name: str) -> Method:
 
 def models() -> list[dict[str, Any]]:
     """The models that ship with efface: name, summary, how many concepts in how many styles, bytes."""
-    from efface.models import HERE, SHIPPED
+    from efface.models import HERE
 
     found = []
     for name in SHIPPED:

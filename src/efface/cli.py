@@ -45,6 +45,9 @@ AttackSize = Annotated[
     ),
 ]
 Concepts = Annotated[str, typer.Option(help="what models made elsewhere erased, separated by commas")]
+PlanFile = Annotated[
+    Path | None, typer.Option(help="TOML file that says what to ask; evaluate writes one as plan.toml into its folder")
+]
 Strength = Annotated[float, typer.Option(help="strength of the edit: 0 is the unedited model, 1 the fitted edit")]
 AnyBase = Annotated[bool, typer.Option("--any-base", help="apply an edit even if it was made for another model")]
 
@@ -157,6 +160,13 @@ def evaluate(
     ] = "",
     attack_size: AttackSize = "quick",
     concept: Concepts = "",
+    plan: PlanFile = None,
+    neighbours: Annotated[str, typer.Option(help="concepts like the erased ones, which shall stay")] = "",
+    distant: Annotated[str, typer.Option(help="concepts unlike the erased ones, which shall stay")] = "",
+    judge: Annotated[
+        str,
+        typer.Option(help="who says what pictures show: model (the unedited one), clip:FOLDER, classifier:FOLDER, …"),
+    ] = "",
     key: Keys = None,
     model: Model = "moji",
     device: Device = "cpu",
@@ -164,11 +174,18 @@ def evaluate(
     variant: Variant = "",
     any_base: AnyBase = False,
 ) -> None:
-    """Measure edits on Moji; write a report. It compares each edit with the unedited model: erased, preserved, robustness."""
+    """Measure edits; write a report. It compares each edit with the unedited model: erased, preserved, robustness.
+
+    On Moji it asks Moji's benchmark. On any other model it asks what --plan and the options say, and proposes what they leave open.
+    """
+    named = {
+        name: api.listed(text, f"--{name}") for name, text in (("neighbours", neighbours), ("distant", distant)) if text
+    }
+    asked = {"plan": plan, "judge": judge, **named}
     with _progress() as log:
         measured = api.evaluate(
-            edit, output=output, size=size, attacks=attacks, attack_size=attack_size, concept=concept, keys=key or [], model=model,
-            device=device, dtype=dtype, variant=variant or None, any_base=any_base,
+            edit, output=output, size=size, attacks=attacks, attack_size=attack_size, concept=concept, asked=asked,
+            keys=key or [], model=model, device=device, dtype=dtype, variant=variant or None, any_base=any_base,
             commands=[api.command(*sys.argv[1:])], log=log,
         )  # fmt: skip
     _scores(measured)
@@ -216,11 +233,12 @@ def attack(
     dtype: Dtype = "float32",
     variant: Variant = "",
     any_base: AnyBase = False,
+    plan: PlanFile = None,
 ) -> None:
     """Attack edits: search for what brings the concept back, judge it at other seeds, write a report. If interrupted, run it again."""
     with _progress() as log:
         measured = api.evaluate(
-            edit, output=output, size="smoke", attacks=tried, attack_size=size, concept=concept, replay=replay or [],
+            edit, output=output, size="smoke", attacks=tried, attack_size=size, concept=concept, asked={"plan": plan}, replay=replay or [],
             filtered=safety_filter, keys=key or [], model=model, device=device, dtype=dtype, variant=variant or None,
             any_base=any_base, commands=[api.command(*sys.argv[1:])], log=log,
         )  # fmt: skip

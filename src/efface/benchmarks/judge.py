@@ -7,15 +7,17 @@ from efface.benchmarks.plan import Plan
 from efface.benchmarks.row import Row
 from efface.benchmarks.spec import Cell, Judge
 from efface.benchmarks.store import Store
+from efface.core.concept import article
+from efface.core.denoiser import Denoiser
 from efface.core.errors import UsageError
 from efface.metrics.calibration import same_label
-from efface.metrics.detectors import Detector, detector
+from efface.metrics.detectors import Detector, ModelClassifier, detector
 
 SEGMENT = 256  # pictures whose scores share a file
 
 
-def open_detector(given: Judge) -> Detector:
-    """The detector of a judge.
+def open_detector(given: Judge, base: Denoiser) -> Detector:
+    """The detector of a judge; "model" is the classifier of `base`, the unedited model.
 
     Raises:
         UsageError: it cannot be opened, or only the user can have it.
@@ -24,6 +26,8 @@ def open_detector(given: Judge) -> Detector:
         raise UsageError(
             "judge: this protocol's detector is not shipped; give one with --judge NAME=DETECTOR (`efface benchmarks NAME` says which)"
         )
+    if given.detector == "model":
+        return ModelClassifier(base, given.labels, [article(label) for label in given.labels])
     return detector(given.detector, given.labels)
 
 

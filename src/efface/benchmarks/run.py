@@ -68,7 +68,7 @@ def evaluate(
         edit.require(base, any_base)
     log, started, store = log or Log(), time.perf_counter(), store or Store(folder / "store")
     detectors = {
-        key: open_detector(benchmark.judges[key]) for key in dict.fromkeys(c.judge for c in task.cells if c.judge)
+        key: open_detector(benchmark.judges[key], base) for key in dict.fromkeys(c.judge for c in task.cells if c.judge)
     }
     planned = _drawn(base, edits, task, benchmark, store, log, seeds=seeds, any_base=any_base)
     rows = judge(store, planned, {key: (benchmark.judges[key], one) for key, one in detectors.items()})

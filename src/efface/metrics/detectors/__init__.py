@@ -6,12 +6,24 @@ from efface.core.errors import UsageError, nearest
 from efface.metrics.detectors.base import Detector
 from efface.metrics.detectors.classifier import Classifier
 from efface.metrics.detectors.faces import Faces
+from efface.metrics.detectors.model import ModelClassifier
 from efface.metrics.detectors.nude import NudeNet
 from efface.metrics.detectors.onnx_file import OnnxFile
 from efface.metrics.detectors.pair import Pair
 from efface.metrics.detectors.zero_shot import ZeroShot
 
-__all__ = ["TABLE", "Classifier", "Detector", "Faces", "NudeNet", "OnnxFile", "Pair", "ZeroShot", "detector"]
+__all__ = [
+    "TABLE",
+    "Classifier",
+    "Detector",
+    "Faces",
+    "ModelClassifier",
+    "NudeNet",
+    "OnnxFile",
+    "Pair",
+    "ZeroShot",
+    "detector",
+]
 
 # name, with what stands after its colon, to how it is opened: given that place and the labels
 TABLE: dict[str, Callable[[str, Sequence[str]], Detector]] = {
