@@ -3,8 +3,10 @@
     .venv/bin/python benchmarks/real_size.py                          # writes docs/real-size.md; if interrupted, run it again to continue
     .venv/bin/python benchmarks/real_size.py --models sd14 --methods uce,esd --pixels 512
     .venv/bin/python benchmarks/real_size.py --models sd14 --methods uce --attacks
+    .venv/bin/python benchmarks/real_size.py --models sdxl,sd3 --methods uce,esd,spm
 
-The folders have Stable Diffusion 1.4 and 2.1 (v-prediction) in stock classes: their exact shapes, in float32, with random weights.
+The folders have Stable Diffusion 1.4 and 2.1 (v-prediction) in stock classes: their exact shapes, in float32, with random weights; and
+Stable Diffusion XL and 3 (medium, without T5) in bfloat16, since float32 takes more than 20 GB.
 The script tests whether every command runs, and measures its time and peak memory; each command is a separate process.
 Pictures are small (--pixels), since their size costs time on two cores and breaks nothing that weights do not.
 """
@@ -30,6 +32,7 @@ MODELS = {  # what differs: (text encoder, U-Net, prediction, pixels)
         "v_prediction", 768,
     ),
 }  # fmt: skip
+LARGE = ("sdxl", "sd3")  # in bfloat16; only if asked for
 SMALLEST = {  # by hyper-parameter, for every method that has it
     "steps": 1, "batch": 1, "sampler_steps": 2, "drawn": 1, "rounds": 1, "reuse": 1, "everyday": 8, "anchors": 1, "near": 4,
     "closest": 3, "picks": 2, "vocabulary": "cat,dog,tree", "adversarial_steps": 1, "vectors": 2, "width": 8, "finish": 1.0,
@@ -58,6 +61,9 @@ def make(name: str, folder: Path, pixels: int) -> None:
 
     from efface.models import HERE
 
+    if name in LARGE:
+        make_large(name, folder, pixels)
+        return
     text, unet, prediction, _ = MODELS[name]
     pad = {"pad_token": "!"} if name == "sd21" else {}
     tok = CLIPTokenizer.from_pretrained(HERE / "moji" / "tokenizer", model_max_length=77, **pad)
@@ -86,6 +92,80 @@ def make(name: str, folder: Path, pixels: int) -> None:
     pipe.save_pretrained(folder)
 
 
+def make_large(name: str, folder: Path, pixels: int) -> None:
+    """As `make`, for Stable Diffusion XL and 3."""
+    import torch
+    from diffusers import (
+        AutoencoderKL,
+        EulerDiscreteScheduler,
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    from efface.models import HERE
+
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    toks = [
+        CLIPTokenizer.from_pretrained(HERE / "moji" / "tokenizer", model_max_length=77, **pad)
+        for pad in ({}, {"pad_token": "!"})
+    ]
+    ids = {
+        "bos_token_id": toks[0].bos_token_id,
+        "eos_token_id": toks[0].eos_token_id,
+        "pad_token_id": toks[0].pad_token_id,
+    }
+    sizes = (
+        {
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "projection_dim": 768,
+        },
+        {
+            "hidden_size": 1280,
+            "intermediate_size": 5120,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 20,
+            "projection_dim": 1280,
+        },
+    )
+    kinds = (CLIPTextModel if name == "sdxl" else CLIPTextModelWithProjection, CLIPTextModelWithProjection)
+    texts = [
+        kind(CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **size, **ids))
+        for kind, size in zip(kinds, sizes, strict=True)
+    ]
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2, latent_channels=4 if name == "sdxl" else 16, sample_size=1024, shift_factor=0.0, scaling_factor=1.0,
+    )  # fmt: skip
+    if name == "sdxl":
+        unet = UNet2DConditionModel(
+            sample_size=pixels // 8, block_out_channels=(320, 640, 1280), layers_per_block=2, attention_head_dim=(5, 10, 20),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=2048,
+            addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
+            use_linear_projection=True, transformer_layers_per_block=(1, 2, 10),
+        )  # fmt: skip
+        scheduler = EulerDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+        )
+        StableDiffusionXLPipeline(vae, *texts, *toks, unet, scheduler, add_watermarker=False).save_pretrained(folder)
+        return
+    net = SD3Transformer2DModel(
+        sample_size=pixels // 8, num_layers=24, attention_head_dim=64, num_attention_heads=24, joint_attention_dim=4096,
+        caption_projection_dim=1536, pooled_projection_dim=2048, pos_embed_max_size=192,
+    )  # fmt: skip
+    StableDiffusion3Pipeline(
+        net, FlowMatchEulerDiscreteScheduler(shift=3.0), vae, texts[0], toks[0], texts[1], toks[1], None, None
+    ).save_pretrained(folder)
+
+
 def judge(folder: Path) -> Path:
     """A classifier with random weights: someone must look at the pictures."""
     from transformers import ResNetConfig, ResNetForImageClassification
@@ -97,7 +177,7 @@ def judge(folder: Path) -> Path:
     return folder
 
 
-def evaluate(model: Path, edit: Path, folder: Path) -> None:
+def evaluate(model: Path, edit: Path, folder: Path, name: str) -> None:
     """Three cells, drawn in one step by the unedited and the edited model, and judged."""
     from efface.benchmarks.run import evaluate as measure
     from efface.benchmarks.spec import Benchmark, Cell, Judge, Sampler, Task
@@ -110,7 +190,8 @@ def evaluate(model: Path, edit: Path, folder: Path) -> None:
     task = Task("tiger", (Concept("tiger", "cat"),), cells=cells)
     judges = {"concept": Judge(f"classifier:{judge(folder.parent / 'judge')}", ("top1",))}
     wanted = Benchmark("real-size", "three cells", "", lambda _: [task], judges, Sampler(steps=1))
-    rows = measure(load(str(model)), {"edit": load_edit(edit)}, task, wanted, folder)
+    base = load(str(model), dtype=(dtype_of(name) or ["", "float32"])[1])
+    rows = measure(base, {"edit": load_edit(edit)}, task, wanted, folder)
     failed = [row["error"] for row in rows if row["value"] is None]
     if len(rows) != 6 or failed:
         raise SystemExit(f"evaluate: {len(rows)} rows, failed: {failed}")
@@ -159,6 +240,11 @@ def flags(method: str, work: Path) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
 
 
+def dtype_of(model: str) -> list[str]:
+    """The flag of a model that is loaded in bfloat16."""
+    return ["--dtype", "bfloat16"] if model in LARGE else []
+
+
 def measured(command: list[str]) -> dict[str, float | str]:
     """Run a command as a process: seconds, bytes resident at its height, and what it says where it fails."""
     started = time.perf_counter()
@@ -191,12 +277,12 @@ def asked(*words: object) -> str:
 def run(model: str, method: str, settings: list[str], work: Path, pixels: int) -> dict[str, dict[str, float | str]]:
     """All commands for one method, until one fails that the next ones need."""
     folder, edit = work / f"{model}-{pixels}", work / f"{model}-{method}.safetensors"
-    efface, on = [sys.executable, "-m", "efface"], ["--model", str(folder)]
+    efface, on = [sys.executable, "-m", "efface"], ["--model", str(folder), *dtype_of(model)]
     baked, exported, picture = (work / f"{model}-{method}{end}" for end in ("-baked", "-lora.safetensors", ".png"))
     commands = {
         "erase": [*efface, "erase", "tiger", "--method", method, "--to", "cat", *on, "-o", str(edit), *settings],
         "generate": [*efface, "generate", "a tiger", "--edit", str(edit), *on, "-n", "1", "--steps", "1", "-o", str(picture)],
-        "evaluate": [sys.executable, __file__, "--evaluate", str(folder), str(edit), str(work / f"{model}-{method}-run")],
+        "evaluate": [sys.executable, __file__, "--evaluate", str(folder), str(edit), str(work / f"{model}-{method}-run"), model],
         "bake": [*efface, "bake", str(edit), *on, "-o", str(baked)],
         "export": [*efface, "export", str(edit), *on, "-o", str(exported), "--rank", "4"],
         "show": [*efface, "show", str(edit)],
@@ -240,7 +326,8 @@ def page(found: dict[str, dict[str, dict[str, float | str]]]) -> str:
     """docs/real-size.md."""
     text = [
         "# At the size of a real model", "",
-        "Every method at its smallest setting on folders of Stable Diffusion 1.4's and 2.1's exact shapes, float32, random weights, on "
+        "Every method at its smallest setting on folders of Stable Diffusion 1.4's and 2.1's exact shapes in float32, and some on XL's and "
+        "3's (medium, without T5) in bfloat16, random weights, on "
         f"{os.cpu_count()} CPU cores without a GPU: wall-clock seconds and peak memory of each command, loading the model "
         "included; seconds are upper bounds where other work ran at the same time. "
         "\"refused\": the command says in one sentence why this kind of edit cannot be baked or exported.", "",
@@ -283,12 +370,12 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=Path("docs/real-size.md"))
     parser.add_argument("--attacks", action="store_true", help="try every attack as well")
-    steps = {"--evaluate": 3, "--make": 3, "--plan": 1, "--attack": 4, "--attack-names": 1}  # in processes of their own
+    steps = {"--evaluate": 4, "--make": 3, "--plan": 1, "--attack": 4, "--attack-names": 1}  # in processes of their own
     for step, words in steps.items():
         parser.add_argument(step, nargs=words, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.evaluate:
-        evaluate(*map(Path, given.evaluate))
+        evaluate(*map(Path, given.evaluate[:3]), given.evaluate[3])
     elif given.attack:
         attack(Path(given.attack[0]), Path(given.attack[1]), given.attack[2], Path(given.attack[3]))
     elif given.attack_names:
@@ -324,7 +411,7 @@ def sweep(given: argparse.Namespace) -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     settings = json.loads(asked("--plan", given.work))
     for model in given.models.split(","):
-        pixels = given.pixels or MODELS[model][3]
+        pixels = given.pixels or (1024 if model in LARGE else MODELS[model][3])
         if not (folder := given.work / f"{model}-{pixels}").exists():
             asked("--make", model, folder, pixels)
         for method in given.methods.split(",") if given.methods else settings:

@@ -339,7 +339,7 @@ def test_names_of_files_that_say_another_kind_are_refused() -> None:
         ("[]", "expected a JSON object in"),
         ("{", "is damaged"),
         ("[" * 5000, "is damaged (nested too deeply)"),
-        ('{"_class_name": "FluxPipeline"}', "got 'FluxPipeline'"),
+        ('{"_class_name": "FluxFillPipeline"}', "got 'FluxFillPipeline'"),
         ("{}", "got ''"),
     ],
 )

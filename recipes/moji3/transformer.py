@@ -129,8 +129,8 @@ def cache_latents(data: Renderings) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--fall", type=int, default=800, help="last steps, over which the learning rate falls to zero")
+    parser.add_argument("--steps", type=int, default=1700)
+    parser.add_argument("--fall", type=int, default=450, help="last steps, over which the learning rate falls to zero")
     parser.add_argument("--batch", type=int, default=48, help="captions a step")
     parser.add_argument("--times", type=int, default=5, help="timesteps for each caption")
     parser.add_argument("--plain", type=float, default=0.85, help="share of plain captions, 0.6 once the rate falls")

@@ -270,6 +270,69 @@ def edits(paths: Mapping[str, Path], keys: Sequence[Path] = (), *, both: bool = 
     return found
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What a file does to a model: see `check`."""
+
+    what: str  # the kind of file
+    matched: int  # modules or weights that the model has
+    unmatched: tuple[str, ...]  # the file's names of those that it has not
+    sizes: Mapping[str, float]  # |ΔW| / |W| by selection
+    effect: Mapping[str, float | str]  # see core.effect
+
+
+def check(
+    path: Path,
+    *,
+    model: str = MOJI,
+    concept: str = "",
+    output: Path | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    variant: str | None = None,
+    log: Log | None = None,
+) -> Checked:
+    """Say what an edit, or a LoRA file of another tool, does to a model; with `output`, write the LoRA as an edit.
+
+    Args:
+        path: a safetensors file.
+        model: a model for `load`, which the file was made for.
+        concept: what a LoRA claims to erase, a list; an edit's file says so itself.
+        output: file for an edit made of a LoRA.
+        device: a torch device.
+        dtype: as `load`.
+        variant: as `load`.
+        log: receives progress.
+
+    Raises:
+        UsageError: neither an edit nor a LoRA, or made for another model.
+        EffaceError: the file is damaged, or the output cannot be written.
+    """
+    from efface.core.effect import effect
+    from efface.core.foreign import changes, read_lora
+
+    ours = path.is_file() and wrote(path) not in ("", "LoRA", "training", "Key", "Attempt")
+    if not path.is_file():
+        read_header(path)  # says what is wrong
+    if ours and output:
+        raise UsageError(f"-o: {path} is an edit already; give it to the other commands as it is")
+    if output:
+        writable(output, lambda there: bool(wrote(there)))
+    forgotten = concepts(entries(concept, "--concept"), model) if concept else ()
+    base = load(model, device, dtype, variant, log)
+    if ours:
+        edit = edits({"edit": path})["edit"]
+        found, unmatched, sizes = len(edit.changes(base)), (), {}
+        forgotten = forgotten or edit.header.erase
+    else:
+        read = read_lora(path, base, forgotten)
+        edit, found, unmatched, sizes = read.edit, len(read.matched), tuple(read.unmatched), changes(read.edit, base)
+    said = effect(base, edit(base), (*forgotten, Concept("something"))[0])
+    if output:
+        edit.stamped(dataclasses.replace(edit.header, effect=said)).save(output)
+    return Checked("edit" if ours else "LoRA", found, unmatched, sizes, said)
+
+
 def stacked(paths: Sequence[Path], keys: Sequence[Path] = ()) -> "Edit":
     """Load the edit in a file, or the edits in several files as one.
 
@@ -1143,7 +1206,8 @@ def models() -> list[dict[str, Any]]:
 
     found = []
     for name in SHIPPED:
-        card, known = (json.loads((HERE / name / file).read_text()) for file in ("card.json", "concepts.json"))
+        card = json.loads((HERE / name / "card.json").read_text())
+        known = json.loads((HERE / MOJI / "concepts.json").read_text())  # all of them draw Moji's
         size = sum(f.stat().st_size for f in (HERE / name).rglob("*") if f.is_file())
         counts = {k: len(known[k]) for k in ("concepts", "styles")}
         found.append({"name": name, "summary": card["summary"], **counts, "bytes": size})

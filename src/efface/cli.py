@@ -345,6 +345,51 @@ def show(
 
 
 @app.command()
+def check(
+    file: Annotated[
+        Path, typer.Argument(help="an edit, or a LoRA file of another tool (kohya, PEFT, diffusers, LECO)")
+    ],
+    model: Model = "moji",
+    concept: Annotated[str, typer.Option(help="what a LoRA claims to erase, separated by commas")] = "",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="write the LoRA as an edit to this file")
+    ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    variant: Variant = "",
+) -> None:
+    """Say what an edit or a LoRA file does to a model: which names fit, how large it is, whether it changes pictures."""
+    with _progress() as log:
+        found = api.check(
+            file,
+            model=model,
+            concept=concept,
+            output=output,
+            device=device,
+            dtype=dtype,
+            variant=variant or None,
+            log=log,
+        )
+    of = f" of {found.matched + len(found.unmatched)}" if found.unmatched else ""
+    out.print(
+        f"{file}: {'an edit' if found.what == 'edit' else 'a LoRA'}; {found.matched}{of} changed weights are in {model}."
+    )
+    if found.unmatched:
+        out.print(f"Not in {model}, and left out: {len(found.unmatched)}, such as {found.unmatched[0]}.")
+    for where, size in found.sizes.items():
+        out.print(f"{where}: changed by {100 * size:.2g} % of the weights' norm.")
+    from efface.core.effect import sentence
+
+    out.print(sentence(found.effect))
+    if output:
+        flags = _where(model, device, dtype, variant)
+        if concept:
+            _next("evaluate", str(output), *flags)
+        else:
+            out.print(f"{output}: an edit, which does not say what it erases; give --concept to measure it.")
+
+
+@app.command()
 def bake(
     edit: Edits,
     output: Annotated[Path, typer.Option("-o", "--output", help="new folder for the diffusers pipeline")],

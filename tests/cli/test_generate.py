@@ -173,12 +173,12 @@ def test_evaluate_and_bench_tell_of_a_choice_as_well(folder: Path, monkeypatch: 
     log = Log()
     monkeypatch.setattr(log, "say", told.append)
     monkeypatch.setattr("efface.benchmarks.run.bench", lambda *a, **k: pytest.fail("stop here"))
-    with pytest.raises(UsageError, match="Moji's detectors judge Moji's pictures"):
+    monkeypatch.setattr("efface.benchmarks.run.evaluate", lambda *a, **k: pytest.fail("stop here"))
+    with pytest.raises(pytest.fail.Exception, match="stop here"):
         api.evaluate([Path("edit.safetensors")], model="half", log=log, any_base=True)
     with pytest.raises(pytest.fail.Exception, match="stop here"):
         api.bench(api.sweep("uce", model="half"), log=log)
-    assert len(told) == 2
-    assert "only fp16 weights" in told[1]
+    assert sum("only fp16 weights" in said for said in told) == 2
 
 
 def test_a_path_is_printed_as_it_is(

@@ -12,7 +12,7 @@ from efface.core.files import from_json
 
 KEY = "efface"  # the metadata entry that holds an edit's header
 RECIPE = "efface.recipe"  # the one that holds an exported LoRA's recipe
-MERGE = "merge it into a pipeline (diffusers: load_lora_weights, fuse_lora, save_pretrained) and give that folder with --model"
+MERGE = "make an edit of it (efface check FILE --model MODEL -o EDIT) and give that"
 FOREIGN = {  # what files of other tools are and what to do with them, by a pattern that one of their tensors' names has; first hit
     r"^lora_(unet|te\d?|transformer)_": f"a LoRA with kohya's names; {MERGE}",
     r"^base_model\.model\.": f"a LoRA of PEFT; {MERGE}",

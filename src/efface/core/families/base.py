@@ -141,6 +141,10 @@ class Family(ABC):
         """A module's name in kohya's LoRA files, where it has another there."""
         return module
 
+    def other_names(self, module: str) -> tuple[str, ...]:
+        """Other names of one of the denoiser's modules in LoRA files."""
+        return ()
+
     # -- the same for all ------------------------------------------------------------------------------------------
 
     def encode(self, pipe: Any, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:

@@ -14,6 +14,36 @@ from efface.core.cond import Cond, Tokens
 from efface.core.families.clip import clip_batch, clip_vectors, penultimate, second, unconditional
 from efface.core.families.sd import StableDiffusion
 
+SINGLE = {  # diffusers' name -> that of the original code, which kohya's tools train
+    "conv_in": "input_blocks.0.0", "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
+}  # fmt: skip
+RESNET = {
+    "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+
+
+def original(module: str) -> str:
+    """A module's name in the original code (Stability's generative-models): blocks are numbered through."""
+    if module in SINGLE:
+        return SINGLE[module]
+    side, _, rest = module.partition(".")
+    if side == "mid_block":
+        kind, i, inner = rest.split(".", 2)
+        return f"middle_block.{1 if kind == 'attentions' else 2 * int(i)}.{RESNET.get(inner, inner)}"
+    block, kind, i, inner = rest.split(".", 3)
+    n, k = 3 * int(block), {"resnets": 0, "attentions": 1}.get(kind)
+    if side == "down_blocks":
+        return (
+            f"input_blocks.{n + 3}.0.op"
+            if k is None
+            else f"input_blocks.{n + 1 + int(i)}.{k}.{RESNET.get(inner, inner)}"
+        )
+    return (
+        f"output_blocks.{n + 2}.2.conv" if k is None else f"output_blocks.{n + int(i)}.{k}.{RESNET.get(inner, inner)}"
+    )
+
 
 class StableDiffusionXL(StableDiffusion):
     """Stable Diffusion XL.
@@ -84,6 +114,10 @@ class StableDiffusionXL(StableDiffusion):
         return {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"}.get(
             module, module
         )
+
+    @override
+    def other_names(self, module: str) -> tuple[str, ...]:
+        return (original(module),)
 
     @override
     def architecture(self, pipe: Any) -> str:
