@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test fast fuzz lint leaderboard attacks real-size mutants clean
+.PHONY: demo test fast fuzz lint leaderboard attacks moji3 real-size mutants clean
 
 demo: $(READY)
 	$(BIN)/efface demo
@@ -58,6 +58,13 @@ leaderboard: $(READY)
 attacks: $(READY)
 	$(BIN)/efface bench --methods $(ATTACKED) --concepts tiger,alcohol --attacks $(ATTACKS) --attack-size smoke \
 	  -o leaderboard/attacked --store leaderboard/store
+
+# make moji3: five erasers on Moji-3, half an hour.
+moji3: $(READY)
+	$(BIN)/efface bench --model moji3 --methods uce,uce:pooled=false,esd-x,cpe,spm,sld-max --concepts tiger,noto --size demo -o leaderboard/moji3
+	mkdir -p docs/leaderboard
+	cp leaderboard/moji3/leaderboard.md docs/leaderboard/moji3.md
+	cp leaderboard/moji3/leaderboard.csv docs/leaderboard/moji3.csv
 
 # Every method at the size of Stable Diffusion 1.4 and 2.1, random weights: over an hour, 20 GB of memory, 10 GB of disk.
 real-size: $(READY)

@@ -7,7 +7,7 @@ from efface.core.errors import UsageError, nearest
 from efface.core.files import from_json
 
 HERE = Path(__file__).parent
-SHIPPED = ("moji",)
+SHIPPED = ("moji", "moji3")
 FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # a single file is not a diffusers pipeline
 
 
