@@ -1,5 +1,6 @@
 """The inverse of a linear map of the text embeddings: the unedited model's picture comes back."""
 
+import families
 import numpy as np
 import pytest
 import torch
@@ -8,10 +9,12 @@ from toys import tiny
 
 from efface.attacks.inverse import Inverse
 from efface.core.attempt import Attempt, draw
+from efface.core.concept import Concept
 from efface.core.denoiser import Denoiser
 from efface.core.edit import Edit, TextMap
 from efface.core.errors import UsageError
 from efface.erasers.esd import ESD
+from efface.erasers.uce import UCE
 
 SEEDS = [1, 2]
 
@@ -57,3 +60,22 @@ def test_it_says_why_it_does_not_apply() -> None:
     trained = ESD(steps=1, batch=1, sampler_steps=2).fit(base, ["tiger"])
     with pytest.raises(UsageError, match="linear maps of the text embeddings only"):
         Inverse().find(trained(base), goal(base, edit=trained), 10)
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux-dev"])
+def test_on_other_families_it_gives_the_unedited_predictions_back(family: str) -> None:
+    """Rows of every tokenizer and the pooled vector: to rounding, what the unedited model predicts."""
+    base = Denoiser(families.MAKERS[family]())
+    edit = UCE().fit(base, [Concept("tiger", "cat")], ["lion"])
+    own = goal(base, prompts=("a tiger",), edit=edit)
+    ((found,),) = (marks[max(marks)] for marks in Inverse().find(edit(base), own, 10).attempts.values())
+    assert found.rows is not None
+    x, t, plain = torch.randn(2, *base.latent_shape), torch.tensor([900, 300]), base.embed(["a tiger"])
+    with torch.no_grad():
+        before, edited, after = (
+            base.predict(x, t, plain),
+            edit(base).predict(x, t, plain),
+            edit(base).predict(x, t, found.rows),
+        )
+    assert float((after - before).norm()) < 0.01 * float((edited - before).norm())
+    assert float((edited - before).norm() / before.norm()) > 0.05

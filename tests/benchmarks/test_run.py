@@ -281,7 +281,7 @@ def test_a_batch_without_memory_is_halved_for_all_models_and_named_so(
     declared = Benchmark(
         "toy", "a toy", "nobody", lambda files: [task], {"concept": Asked("judge")}, Sampler(steps=2, guidance=2.0)
     )
-    monkeypatch.setattr("efface.benchmarks.run.open_detector", lambda given: Judge())
+    monkeypatch.setattr("efface.benchmarks.run.open_detector", lambda given, base: Judge())
     tried = short_of_memory(monkeypatch, 4, torch.OutOfMemoryError("CUDA out of memory"))
     rows = evaluate(base, edits, task, declared, tmp_path / "run")
     assert tried == [16, 8, *[4] * 14]  # 27 pictures of each of two models

@@ -59,7 +59,7 @@ class Household(Attack):
                     for f, p in zip(first, goal.prompts, strict=True)
                 ]
         how = goal.drawing
-        if goal.concept.target:
+        if goal.concept.target and not model.family.distilled(model.pipeline):
             yield self.set(goal, f"negative: {goal.concept.target}", negative=goal.concept.target)
         for scale in (g for g in GUIDANCE if g != how.guidance):
             yield self.set(goal, f"guidance {scale:g}", guidance=scale)

@@ -19,6 +19,7 @@ from typing_extensions import override  # in typing from Python 3.12
 
 from efface.attacks.base import Attack, Goal
 from efface.core.attempt import Attempt
+from efface.core.cond import Cond
 from efface.core.denoiser import Denoiser
 from efface.core.edit import TextMap, flat
 from efface.core.params import param
@@ -45,22 +46,30 @@ class Inverse(Attack):
 
     @override
     def run(self, model: Denoiser, goal: Goal, calls: int, rng: Generator) -> Iterator[Sequence[Attempt]]:
-        cond = model.embed([goal.drawing.negative, *goal.prompts])
-        undo = torch.linalg.pinv(self._map(goal), rtol=self.tolerance)
-        cond = replace(cond, tokens=(cond.tokens.double().cpu() @ undo.T).to(cond.tokens))
+        cond = self.undone(model.embed([goal.drawing.negative, *goal.prompts]), goal)
+        negative = None if model.family.distilled(model.pipeline) else cond[[0]]
         yield [
-            Attempt("inverse", prompt=p, rows=cond[[i]], negative_rows=cond[[0]])
+            Attempt("inverse", prompt=p, rows=cond[[i]], negative_rows=negative)
             for i, p in enumerate(goal.prompts, start=1)
         ]
 
-    @staticmethod
-    def _map(goal: Goal) -> Tensor:
-        """T, such that a layer with weight W reads W T e of a row e: the product of the edits' maps, the last one next to the row."""
+    def undone(self, cond: Cond, goal: Goal) -> Cond:
+        """The prompts that the edits' maps, of rows and of pooled vectors, turn into these."""
+        maps = [one for one in flat(goal.edit) if isinstance(one, TextMap)] if goal.edit else []
+        rows = self.inverse([(one.left, one.right, one.strength) for one in maps])
+        vectors = self.inverse([(*one.pooled, one.strength) for one in maps if one.pooled is not None])
+        more = None if cond.more is None else replace(cond.more, tokens=_times(cond.more.tokens, rows))
+        pooled = None if cond.pooled is None else _times(cond.pooled, vectors)
+        return replace(cond, tokens=_times(cond.tokens, rows), pooled=pooled, more=more)
+
+    def inverse(self, maps: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor | None:
+        """T⁻¹, where a layer with weight W reads W T e: T is the product of the edits' maps, the last one next to e; None without any."""
         whole = None
-        for one in flat(goal.edit) if goal.edit else []:
-            assert isinstance(one, TextMap)
-            left, right = one.left.double(), one.right.double()
-            here = torch.eye(len(left), dtype=torch.float64) + one.strength * left @ right.T
+        for left, right, strength in maps:
+            here = torch.eye(len(left), dtype=torch.float64) + strength * left.double() @ right.double().T
             whole = here if whole is None else whole @ here
-        assert whole is not None
-        return whole
+        return None if whole is None else torch.linalg.pinv(whole, rtol=self.tolerance)
+
+
+def _times(given: Tensor, undo: Tensor | None) -> Tensor:
+    return given if undo is None else (given.double().cpu() @ undo.T).to(given)
