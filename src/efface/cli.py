@@ -28,7 +28,7 @@ out, err = (Console(stderr=e, highlight=False, soft_wrap=True, markup=False, emo
 
 INTERRUPTED = 130
 Edits = Annotated[list[Path], typer.Argument(help="file of an edit; several are applied in order")]
-Model = Annotated[str, typer.Option(help="moji (shipped), a diffusers folder, or a Hub id")]
+Model = Annotated[str, typer.Option(help="moji or moji3 (shipped), a diffusers folder, or a Hub id")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps")]
 Dtype = Annotated[str, typer.Option(help="dtype of the weights: float32, bfloat16 or float16")]
 Variant = Annotated[
@@ -325,7 +325,7 @@ def models() -> None:
     for m in api.models():
         counts = f"{m['concepts']} concepts in {m['styles']} styles, {m['bytes'] / 2**20:.0f} MiB"
         _wrap(f"{m['name']}  {m['summary']}: {counts}", 6)
-    out.print("\nOthers: a folder or Hub id of a Stable Diffusion 1.x or 2.x pipeline, such as")
+    out.print("\nOthers: a folder or Hub id of a pipeline of Stable Diffusion 1, 2, XL, 3 or Flux, such as")
     out.print("  --model CompVis/stable-diffusion-v1-4")
 
 
