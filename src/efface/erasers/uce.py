@@ -88,7 +88,8 @@ class UCE(Eraser):
         given = (embedded.prompts, embedded.targets, kept, embedded.prefix_lengths.tolist(), everyday)
         if self.technique == "tensor":
             return self.subtract(base, *given)
-        rows, pooled = self.solve(*given), pooled_map(base, prompts, (*preserve, *inside)) if self.pooled else None
+        rows, stay = self.solve(*given), (*preserve, *inside)
+        pooled = pooled_map(base, prompts, stay, everyday=self.everyday) if self.pooled else None
         return TextMap(rows.left, rows.right, pooled=pooled)
 
     def preserved(self, base: Denoiser, preserve: Sequence[Concept], unconditional: bool = True) -> KeptRows:

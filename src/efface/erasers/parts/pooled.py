@@ -18,11 +18,16 @@ RIDGE = 0.1  # in units of the mean eigenvalue, as UCE's default
 
 
 def pooled_map(
-    base: Denoiser, prompts: ConceptPrompts, preserve: Sequence[Concept], templates: bool = True
+    base: Denoiser,
+    prompts: ConceptPrompts,
+    preserve: Sequence[Concept],
+    templates: bool = True,
+    everyday: int = EVERYDAY,
 ) -> tuple[Tensor, Tensor] | None:
     """Factors (left, right) of the map I + left rightᵀ that turns the pooled vectors of prompts into those of their targets.
 
-    Preserved concepts and "" stay; everyday words define the ridge's metric, as in UCE. None where the model reads no pooled vector.
+    Preserved concepts and "" stay; `everyday` frequent words define the ridge's metric, as in UCE, and 0 pulls equally in all directions.
+    None where the model reads no pooled vector.
     """
     if not base.pooled_weights() or not prompts.prompts:
         return None
@@ -33,9 +38,11 @@ def pooled_map(
     for i in range(0, len(kept), PART):
         rows = pooled(base.embed(kept[i : i + PART]))
         gram(rows, torch.ones(len(rows)), total=moment)
-    common = pooled(base.embed(everyday_prompts(base, EVERYDAY, prompts)))
     unit = float(moment.trace() + c.square().sum()) / len(moment)
-    return text_map(c, g, torch.ones(len(c)), moment, RIDGE * unit, row_metric(common, torch.ones(len(common))))
+    texts = everyday_prompts(base, everyday, prompts)
+    common = pooled(base.embed(texts)) if texts else None
+    metric = None if common is None else row_metric(common, torch.ones(len(common)))
+    return text_map(c, g, torch.ones(len(c)), moment, RIDGE * unit, metric)
 
 
 def pooled(cond: Cond) -> Tensor:
