@@ -47,6 +47,19 @@ def test_pictures_are_the_stock_pipelines_own(models: dict[str, Denoiser], name:
     assert np.abs(mine[0].astype(int) - mine[1]).mean() > 10  # the prompt is read
 
 
+def test_latents_with_statistics_of_each_channel_are_scaled_as_the_stock_pipeline_does() -> None:
+    pipe = families.sdxl()
+    pipe.vae.register_to_config(latents_mean=[-0.5, 0.2, 0.1, 0.3], latents_std=[0.5, 2.0, 1.5, 0.8])
+    model = Denoiser(pipe)
+    mine = model.images(PROMPTS, [3, 4], steps=2, guidance=2.5, sampler="euler")
+    for a, b in zip(mine, families.stock(pipe, PROMPTS, model.noise([3, 4]), 2, 2.5), strict=True):
+        np.testing.assert_allclose(a.astype(int), b.astype(int), atol=1)
+    images = torch.rand(2, 3, 16, 16)
+    raw = pipe.vae.encode(2 * images - 1).latent_dist.mean
+    shift, scale = (torch.tensor(v).view(1, 4, 1, 1) for v in ([-0.5, 0.2, 0.1, 0.3], [0.5, 2.0, 1.5, 0.8]))
+    torch.testing.assert_close(model.encode(images), (raw - shift) / scale * pipe.vae.config.scaling_factor)
+
+
 @pytest.mark.parametrize("name", ["sd3", "flux-dev"])
 def test_on_a_rectified_flow_ddim_is_euler(models: dict[str, Denoiser], name: str) -> None:
     model = models[name]
